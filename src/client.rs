@@ -1,0 +1,370 @@
+//! The handle that callers hold, and the ways to get one.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::event::{ConnectionId, Generation, Sent, State};
+use crate::inbox::Inbox;
+use crate::reactor::{Driver, Kind, Mailbox, Opening, Reactor, Shared, Sink};
+use crate::session::Session;
+use crate::stats::Stats;
+use crate::wire::tls;
+
+/// Opens a connection on the [shared reactor](Reactor::shared) and waits until it is open.
+///
+/// Takes a URL or a [`Config`]. The wait ends by itself: each dial has a limit ([`Config::connect_timeout`]), and so have their number
+/// ([`Config::connect_attempts`]) and the pauses between.
+///
+/// # Errors
+///
+/// [`Error::Config`] for a setting that is wrong; otherwise how the last attempt ended, inside [`Error::Exhausted`] if there were
+/// several. [`Error::OnReactor`] inside a handler of that reactor.
+///
+/// ```no_run
+/// let (client, inbox) = zen_websocket::connect("wss://www.example.com/ws")?;
+/// client.send(r#"{"op":"subscribe","args":["ticker"]}"#)?;
+/// for received in inbox.iter().take(10) {
+///     println!("{:?}", received.event);
+/// }
+/// # Ok::<(), zen_websocket::Error>(())
+/// ```
+pub fn connect(config: impl Into<Config>) -> Result<(Client, Inbox)> {
+    Reactor::shared()?.connect(config)
+}
+
+/// As [`connect`], but returns at once: the inbox tells how the connection fares, and [`Client::wait`] waits.
+///
+/// # Errors
+///
+/// [`Error::Config`] for a setting that is wrong.
+pub fn open(config: impl Into<Config>) -> Result<(Client, Inbox)> {
+    Reactor::shared()?.open(config)
+}
+
+/// Opens a connection whose events go to a [`Handler`](crate::Handler) or a shared inbox (`&inbox`), and waits until it is open.
+///
+/// A handler gets a reactor of its own, so that it delays no other connection and no other delays it; [`Reactor::connect_with`] puts
+/// several on one. A shared inbox is fed by the [shared reactor](Reactor::shared).
+///
+/// # Errors
+///
+/// As [`connect`].
+pub fn connect_with(config: impl Into<Config>, sink: impl Into<Sink>) -> Result<Client> {
+    let sink = sink.into();
+    sink.reactor()?.connect_with(config, sink)
+}
+
+/// As [`connect_with`], but returns at once.
+///
+/// # Errors
+///
+/// [`Error::Config`] for a setting that is wrong.
+pub fn open_with(config: impl Into<Config>, sink: impl Into<Sink>) -> Result<Client> {
+    let sink = sink.into();
+    sink.reactor()?.open_with(config, sink)
+}
+
+/// A handle to one connection: sends, waits, asks, closes.
+///
+/// Clones are handles to the same connection, from any thread. Dropping the last one closes it.
+///
+/// A send leaves on the calling thread: it takes the connection's send lock, writes the socket and returns; there is no queue between.
+/// The frames of one thread keep their order.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use zen_websocket::{State, open};
+///
+/// let (client, _inbox) = open("wss://www.example.com/ws")?;
+/// client.wait(State::Open, Duration::from_secs(10))?;
+/// client.send("hello")?;
+/// client.close()?;
+/// # Ok::<(), zen_websocket::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Client(Arc<Guard>);
+
+/// Closes the connection when the last handle goes.
+struct Guard(Arc<Shared>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.start_close(1000, "");
+    }
+}
+
+impl Client {
+    /// The id that the events of this connection carry.
+    pub fn id(&self) -> ConnectionId {
+        self.shared().id
+    }
+
+    /// Sends a text message, on this thread.
+    ///
+    /// `Ok` means that the kernel has it, or the bounded tail of bytes the kernel did not take at once; it does not mean that the peer
+    /// has it. What is left of the tail when the wire ends is reported as [`Event::Unsent`](crate::Event::Unsent).
+    ///
+    /// # Errors
+    ///
+    /// Nothing of the message left whole: [`Error::NotConnected`] between wires, [`Error::Closed`] at the end, [`Error::Full`] if the
+    /// peer does not take what was sent before, [`Error::Io`] if the wire broke on this very write.
+    pub fn send(&self, text: &str) -> Result<Sent> {
+        self.shared().send_text(text, None)
+    }
+
+    /// Sends a binary message; otherwise as [`send`](Self::send).
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn send_binary(&self, bytes: &[u8]) -> Result<Sent> {
+        self.shared().send_binary(bytes, None)
+    }
+
+    /// Sends a value as JSON text; otherwise as [`send`](Self::send).
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), and [`Error::Json`] if the value cannot be written as JSON.
+    pub fn send_json<T: Serialize + ?Sized>(&self, value: &T) -> Result<Sent> {
+        self.shared().send_json(value)
+    }
+
+    /// Sends a text message if the wire is still the one of this generation: what was decided on the state of one wire must not leave
+    /// on another.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), and [`Error::Stale`] if another wire is open.
+    pub fn send_on(&self, generation: Generation, text: &str) -> Result<Sent> {
+        self.shared().send_text(text, Some(generation))
+    }
+
+    /// Sends a binary message if the wire is still the one of this generation; otherwise as [`send_on`](Self::send_on).
+    ///
+    /// # Errors
+    ///
+    /// As [`send_on`](Self::send_on).
+    pub fn send_binary_on(&self, generation: Generation, bytes: &[u8]) -> Result<Sent> {
+        self.shared().send_binary(bytes, Some(generation))
+    }
+
+    /// Sends a ping now, besides those of the heartbeat; its round trip appears in [`stats`](Self::stats).
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn ping(&self) -> Result<Sent> {
+        self.shared().ping()
+    }
+
+    /// Where the connection stands. A wish counts at once: after [`reconnect`](Self::reconnect) the state is not `Open` until the new
+    /// wire is.
+    pub fn state(&self) -> State {
+        self.shared().state()
+    }
+
+    /// Which wire is or was the latest; 0 before the first.
+    pub fn generation(&self) -> Generation {
+        self.shared().generation()
+    }
+
+    /// The subprotocol the server chose on the latest wire.
+    pub fn subprotocol(&self) -> Option<Arc<str>> {
+        self.shared().session.lock().subprotocol()
+    }
+
+    /// Waits until the connection is in this state.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] if it was not by then; why it closed ([`Error::Closed`] if this program did) if it never will be;
+    /// [`Error::OnReactor`] on the thread that would have to bring it there.
+    pub fn wait(&self, state: State, timeout: Duration) -> Result<()> {
+        self.shared().wait(Some(timeout), |session| match session.end() {
+            _ if session.state() == state => Some(Ok(())),
+            Some(cause) => Some(Err(cause.clone().unwrap_or(Error::Closed))),
+            None => None,
+        })?
+    }
+
+    /// Bytes of accepted messages that the kernel has not taken yet. More than 0 means that the peer or the network is slower than this
+    /// program.
+    pub fn unsent(&self) -> usize {
+        self.shared().unsent()
+    }
+
+    /// What was counted so far.
+    pub fn stats(&self) -> Stats {
+        self.shared().stats()
+    }
+
+    /// Closes with code 1000 and waits until the connection has ended: for the close handshake if a wire is open
+    /// ([`Config::close_timeout`] at most), otherwise hardly at all. Closing twice is fine.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OnReactor`] on the thread that would have to close it; there the close has begun all the same.
+    pub fn close(&self) -> Result<()> {
+        self.close_with(1000, "")
+    }
+
+    /// As [`close`](Self::close), with a code and a reason for the peer.
+    ///
+    /// # Errors
+    ///
+    /// As [`close`](Self::close), and [`Error::Config`] for a code that an endpoint may not send (RFC 6455 §7.4) or a reason longer
+    /// than 123 bytes; nothing is closed then.
+    pub fn close_with(&self, code: u16, reason: &str) -> Result<()> {
+        self.start_close(code, reason)?;
+        self.shared().wait(None, |session| session.end().map(|_| ()))
+    }
+
+    /// As [`close_with`](Self::close_with), but returns at once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] as [`close_with`](Self::close_with).
+    pub fn start_close(&self, code: u16, reason: &str) -> Result<()> {
+        check_close(code, reason)?;
+        self.shared().start_close(code, reason);
+        Ok(())
+    }
+
+    /// Replaces the wire: drops the open one, or ends the pause before the next dial. Config and handles stay as they are; nothing that
+    /// was not sent yet is sent on the new wire.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] if the connection has ended; [`connect`] again with the same config then.
+    pub fn reconnect(&self) -> Result<()> {
+        self.shared().reconnect()
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.0.0
+    }
+
+    fn wait_first(self) -> Result<Self> {
+        self.shared().wait(None, |session| match session.end() {
+            _ if session.was_open() => Some(Ok(())),
+            Some(cause) => Some(Err(cause.clone().unwrap_or(Error::Closed))),
+            None => None,
+        })??;
+        Ok(self)
+    }
+}
+
+impl Reactor {
+    /// As the free function [`connect`], on this reactor.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`], and [`Error::Stopped`].
+    pub fn connect(&self, config: impl Into<Config>) -> Result<(Client, Inbox)> {
+        self.check_thread()?;
+        let (client, inbox) = self.open(config)?;
+        Ok((client.wait_first()?, inbox))
+    }
+
+    /// As the free function [`open`], on this reactor.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`], and [`Error::Stopped`].
+    pub fn open(&self, config: impl Into<Config>) -> Result<(Client, Inbox)> {
+        let config = config.into();
+        let (feed, inbox) = Inbox::pair(config.inbox_capacity);
+        inbox.note_feeder(self.mailbox());
+        let client = self.open_with(config, Sink { kind: Kind::Feed(feed), inbox: None })?;
+        Ok((client, inbox))
+    }
+
+    /// As the free function [`connect_with`], on this reactor.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect_with`], and [`Error::Stopped`].
+    pub fn connect_with(&self, config: impl Into<Config>, sink: impl Into<Sink>) -> Result<Client> {
+        self.check_thread()?;
+        self.open_with(config, sink)?.wait_first()
+    }
+
+    /// As the free function [`open_with`], on this reactor.
+    ///
+    /// # Errors
+    ///
+    /// As [`open_with`], and [`Error::Stopped`].
+    pub fn open_with(&self, config: impl Into<Config>, sink: impl Into<Sink>) -> Result<Client> {
+        start(self.mailbox(), config.into(), sink.into())
+    }
+
+    fn check_thread(&self) -> Result<()> {
+        if self.mailbox().is_turned_here() { Err(Error::OnReactor) } else { Ok(()) }
+    }
+}
+
+impl Driver {
+    /// Opens a connection whose events go to the closure of [`turn_with`](Self::turn_with). Returns at once; the turns do the rest.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for a setting that is wrong.
+    pub fn open(&self, config: impl Into<Config>) -> Result<Client> {
+        start(&self.mailbox, config.into(), Sink { kind: Kind::Engine, inbox: None })
+    }
+
+    /// Opens a connection whose events go to a [`Handler`](crate::Handler) or a shared inbox (`&inbox`).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for a setting that is wrong.
+    pub fn open_with(&self, config: impl Into<Config>, sink: impl Into<Sink>) -> Result<Client> {
+        start(&self.mailbox, config.into(), sink.into())
+    }
+}
+
+impl Sink {
+    /// Where the free functions open a connection with this sink.
+    fn reactor(&self) -> Result<Reactor> {
+        match self.kind {
+            Kind::Handler(_) => Reactor::builder().start(),
+            Kind::Feed(_) | Kind::Engine => Reactor::shared(),
+        }
+    }
+}
+
+fn start(mailbox: &Arc<Mailbox>, config: Config, sink: Sink) -> Result<Client> {
+    let target = config.target()?;
+    let tls = if target.tls { Some(tls::client_config(&config.trust)?) } else { None };
+    if let Some(inbox) = &sink.inbox {
+        inbox.note_feeder(mailbox);
+    }
+    let config = Arc::new(config);
+    let session = Session::new(config.clone(), rand::random(), Instant::now());
+    let shared = Shared::new(ConnectionId::next(), session, config.unsent_max, mailbox.clone());
+    log::debug!("{}: {target}", shared.id);
+    mailbox.open(Opening { shared: shared.clone(), config, tls, sink: sink.kind })?;
+    Ok(Client(Arc::new(Guard(shared))))
+}
+
+fn check_close(code: u16, reason: &str) -> Result<()> {
+    if !crate::wire::frame::is_valid_close_code(code) {
+        return Err(Error::config("code", format!("{code} may not be sent in a Close frame")));
+    }
+    if reason.len() > 123 {
+        return Err(Error::config("reason", "is longer than 123 bytes"));
+    }
+    Ok(())
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("id", &self.id()).field("state", &self.state()).finish_non_exhaustive()
+    }
+}

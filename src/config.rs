@@ -1,0 +1,582 @@
+//! How a connection behaves: every setting with its effect, unit, default and reason.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Phase, Result};
+use crate::event::{ConnectionId, Generation};
+use crate::target::Target;
+
+/// How one connection behaves. Setters consume and return the config; it is checked once, when a connection is opened.
+///
+/// The defaults suit one feed on one machine. `Debug` shows no header values, user info, query values or keys.
+///
+/// ```
+/// use std::time::Duration;
+/// use zen_websocket::Config;
+///
+/// let config = Config::new("wss://www.example.com/ws?token=t0p5ecret")
+///     .header("X-Api-Key", "4711")
+///     .connect_timeout(Duration::from_secs(3));
+/// assert!(!format!("{config:?}").contains("t0p5ecret"));
+/// assert!(!format!("{config:?}").contains("4711"));
+/// ```
+#[derive(Clone)]
+pub struct Config {
+    pub(crate) url: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) subprotocols: Vec<String>,
+    pub(crate) trust: Arc<Trust>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) phase_timeouts: [Option<Duration>; 4],
+    pub(crate) connect_attempts: u32,
+    pub(crate) redial_attempts: u32,
+    pub(crate) base_delay: Duration,
+    pub(crate) max_backoff: Duration,
+    pub(crate) jitter: f64,
+    pub(crate) stable_after: Duration,
+    pub(crate) seed: Option<u64>,
+    pub(crate) heartbeat_interval: Option<Duration>,
+    pub(crate) patience: Duration,
+    pub(crate) strict: bool,
+    pub(crate) data_silence: Option<Duration>,
+    pub(crate) close_timeout: Duration,
+    pub(crate) max_message: usize,
+    pub(crate) unsent_max: usize,
+    pub(crate) inbox_capacity: usize,
+    pub(crate) overflow: Overflow,
+    pub(crate) on_dial: Option<DialHook>,
+    pub(crate) on_open: Option<OpenHook>,
+    pub(crate) on_lost: Option<LostHook>,
+}
+
+/// What happens to messages for which the inbox has no room. State events are always delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// Stops reading the socket until there is room, so that TCP slows the peer down. Nothing is lost, but what comes next is old, and
+    /// a peer may close a connection that does not keep up.
+    #[default]
+    Block,
+    /// Drops what does not fit and reports how much as [`Event::Gap`](crate::Event::Gap).
+    DropNewest,
+    /// Closes the connection with [`Error::InboxFull`].
+    Disconnect,
+}
+
+/// What the next dial will do; [`Config::on_dial`] may change it.
+#[derive(Debug)]
+pub struct DialPlan {
+    pub(crate) url: Redacted<String>,
+    pub(crate) headers: Redacted<Vec<(String, String)>>,
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) attempt: u32,
+    pub(crate) deadline: Instant,
+}
+
+/// Whom a TLS connection trusts and as whom it appears.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Trust {
+    pub(crate) without_system_roots: bool,
+    /// DER, or PEM with one or more certificates.
+    pub(crate) roots: Vec<Vec<u8>>,
+    /// PEM of the chain and of the key.
+    pub(crate) client: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+pub(crate) type DialHook = Arc<dyn Fn(&mut DialPlan) -> Result<(), Box<dyn StdError + Send + Sync>> + Send + Sync>;
+pub(crate) type OpenHook = Arc<dyn Fn(ConnectionId, Generation) + Send + Sync>;
+pub(crate) type LostHook = Arc<dyn Fn(ConnectionId, Generation, &Error) + Send + Sync>;
+
+/// Holds a value that `Debug` must not show.
+pub(crate) struct Redacted<T>(pub(crate) T);
+
+impl Config {
+    /// A config with all defaults for this URL of scheme `ws` or `wss`.
+    ///
+    /// Path and query are sent as given. User info becomes an `Authorization: Basic` header. A fragment is refused (RFC 6455 §3).
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            headers: Vec::new(),
+            subprotocols: Vec::new(),
+            trust: Arc::default(),
+            connect_timeout: Duration::from_secs(5),
+            phase_timeouts: [None; 4],
+            connect_attempts: 3,
+            redial_attempts: u32::MAX,
+            base_delay: Duration::from_secs(1),
+            max_backoff: Duration::from_secs(30),
+            jitter: 0.5,
+            stable_after: Duration::from_secs(10),
+            seed: None,
+            heartbeat_interval: Some(Duration::from_secs(30)),
+            patience: Duration::from_secs(10),
+            strict: false,
+            data_silence: None,
+            close_timeout: Duration::from_secs(2),
+            max_message: 4 << 20,
+            unsent_max: 64 << 10,
+            inbox_capacity: 8192,
+            overflow: Overflow::Block,
+            on_dial: None,
+            on_open: None,
+            on_lost: None,
+        }
+    }
+
+    /// Adds a header to the upgrade request of every dial. `Host` replaces the one made from the URL; the headers of the WebSocket
+    /// handshake itself are refused.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Offers a subprotocol (RFC 6455 §1.9), in the order of preference. A server may choose one of those offered or none; any other
+    /// choice fails the dial. None by default.
+    pub fn subprotocol(mut self, name: impl Into<String>) -> Self {
+        self.subprotocols.push(name.into());
+        self
+    }
+
+    /// Trusts these certificate authorities, given as DER or PEM, besides those of the operating system.
+    pub fn root_certificate(mut self, certificate: impl Into<Vec<u8>>) -> Self {
+        self.trust_mut().roots.push(certificate.into());
+        self
+    }
+
+    /// Trusts only what [`root_certificate`](Self::root_certificate) names. Off by default: the operating system's roots are trusted.
+    pub fn without_system_roots(mut self) -> Self {
+        self.trust_mut().without_system_roots = true;
+        self
+    }
+
+    /// Appears to TLS servers with this certificate chain and private key, both as PEM. None by default.
+    pub fn client_certificate(mut self, chain: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        self.trust_mut().client = Some((chain.into(), key.into()));
+        self
+    }
+
+    fn trust_mut(&mut self) -> &mut Trust {
+        Arc::make_mut(&mut self.trust)
+    }
+
+    /// How long one dial may take in all, from the dial hook to the verified 101. Default 5 s: an exchange that takes longer is better
+    /// dialled again.
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_timeout = limit;
+        self
+    }
+
+    /// How long one phase of a dial may take. By default only [`connect_timeout`](Self::connect_timeout) limits a phase.
+    pub fn phase_timeout(mut self, phase: Phase, limit: Duration) -> Self {
+        self.phase_timeouts[phase as usize] = Some(limit);
+        self
+    }
+
+    /// How many dials in a row may fail before the first wire. Default 3: a wrong host or key must reach whoever starts the program.
+    /// Failures that cannot pass ([`Error::is_fatal`]) end the first connect at once.
+    pub fn connect_attempts(mut self, attempts: u32) -> Self {
+        self.connect_attempts = attempts;
+        self
+    }
+
+    /// How many dials may follow a loss before the connection closes, counted until a wire proves
+    /// [stable](Self::stable_after). Default `u32::MAX`, which means for ever: a feed must survive an outage of any length.
+    pub fn redial_attempts(mut self, attempts: u32) -> Self {
+        self.redial_attempts = attempts;
+        self
+    }
+
+    /// Whether a lost wire is replaced. On by default; off is [`redial_attempts(0)`](Self::redial_attempts): the loss closes.
+    pub fn reconnect(self, on: bool) -> Self {
+        self.redial_attempts(if on { u32::MAX } else { 0 })
+    }
+
+    /// The first pause of the redial ladder; each further one doubles, up to [`max_backoff`](Self::max_backoff). Default 1 s. The first
+    /// redial after a loss comes at once.
+    pub fn base_delay(mut self, delay: Duration) -> Self {
+        self.base_delay = delay;
+        self
+    }
+
+    /// The longest pause of the redial ladder, at least [`base_delay`](Self::base_delay). Default 30 s, which spares a venue that is
+    /// down and still finds it within half a minute.
+    pub fn max_backoff(mut self, delay: Duration) -> Self {
+        self.max_backoff = delay;
+        self
+    }
+
+    /// The part of each pause that is drawn at random, from 0 to 1. Default 0.5: half is fixed, half drawn, so that a thousand
+    /// connections lost together do not return together. 0 gives exact pauses.
+    pub fn jitter(mut self, part: f64) -> Self {
+        self.jitter = part;
+        self
+    }
+
+    /// How long a wire must have been up for the redial ladder to start over. Default 10 s: a server that accepts and closes at once
+    /// meets growing pauses.
+    pub fn stable_after(mut self, uptime: Duration) -> Self {
+        self.stable_after = uptime;
+        self
+    }
+
+    /// Seeds the jitter, for reproducible pauses. Random by default.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// How often a ping leaves, whatever else arrives; `None` sends none. Default 30 s: often enough for the idle limits of venues and
+    /// middleboxes, rare enough for their message limits.
+    pub fn heartbeat_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
+        self.heartbeat_interval = interval.into();
+        self
+    }
+
+    /// How long after a ping its pong is awaited. If it has not come by then, and not a byte since the ping either, the wire is dropped
+    /// as [silent](Error::Silent). Default 10 s, longer than any TCP retransmission on a path worth trading on.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Whether only the pong proves that the peer lives, and other bytes do not. Off by default: a peer busy sending may answer late.
+    pub fn strict(mut self, on: bool) -> Self {
+        self.strict = on;
+        self
+    }
+
+    /// Drops a wire on which no data message came for this long, whatever pings and pongs arrive; `None` never does. Default `None`:
+    /// only the user knows how quiet a feed may be.
+    pub fn data_silence(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.data_silence = limit.into();
+        self
+    }
+
+    /// How long the close handshake may take before the socket is dropped. Default 2 s.
+    pub fn close_timeout(mut self, limit: Duration) -> Self {
+        self.close_timeout = limit;
+        self
+    }
+
+    /// The longest message accepted, in bytes, fragments together; a longer one ends the wire with 1009. Default 4 MiB, more than any
+    /// venue's book snapshot.
+    pub fn max_message(mut self, bytes: usize) -> Self {
+        self.max_message = bytes;
+        self
+    }
+
+    /// How many bytes may wait for the kernel to take them before sends answer [`Error::Full`]. A frame that finds nothing waiting is
+    /// always accepted and finished; 0 refuses all others. Default 64 KiB: what waits there grows old.
+    pub fn unsent_max(mut self, bytes: usize) -> Self {
+        self.unsent_max = bytes;
+        self
+    }
+
+    /// How many events the inbox made for this connection may hold before [`overflow`](Self::overflow) applies. Default 8,192.
+    pub fn inbox_capacity(mut self, events: usize) -> Self {
+        self.inbox_capacity = events;
+        self
+    }
+
+    /// What happens when the inbox is full. Default [`Overflow::Block`], which loses nothing.
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = overflow;
+        self
+    }
+
+    /// Runs before each dial, on a thread of its own kind where it may block (to fetch a token, say) until the dial's deadline. It may
+    /// set the URL, headers (a signature with its timestamp) and addresses of this dial; an error fails the dial. None by default.
+    ///
+    /// ```
+    /// # use zen_websocket::Config;
+    /// let config = Config::new("wss://www.example.com/ws").on_dial(|plan| {
+    ///     plan.header("X-Attempt", plan.attempt().to_string());
+    ///     Ok(())
+    /// });
+    /// ```
+    pub fn on_dial<F>(mut self, hook: F) -> Self
+    where
+        F: Fn(&mut DialPlan) -> Result<(), Box<dyn StdError + Send + Sync>> + Send + Sync + 'static,
+    {
+        self.on_dial = Some(Arc::new(hook));
+        self
+    }
+
+    /// Runs on the reactor thread whenever a wire is up. It must not block; a panic in it is logged and harmless. None by default.
+    pub fn on_open(mut self, hook: impl Fn(ConnectionId, Generation) + Send + Sync + 'static) -> Self {
+        self.on_open = Some(Arc::new(hook));
+        self
+    }
+
+    /// Runs on the reactor thread once for every [`on_open`](Self::on_open), when that wire has ended, for whatever reason. It must not
+    /// block; a panic in it is logged and harmless. None by default.
+    pub fn on_lost(mut self, hook: impl Fn(ConnectionId, Generation, &Error) + Send + Sync + 'static) -> Self {
+        self.on_lost = Some(Arc::new(hook));
+        self
+    }
+
+    /// Checks every setting and parses the URL; the first that is wrong is named.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`].
+    pub fn validate(&self) -> Result<()> {
+        self.target().map(|_| ())
+    }
+
+    pub(crate) fn target(&self) -> Result<Target> {
+        let target = Target::parse(&self.url)?;
+        let durations = [
+            ("connect_timeout", Some(self.connect_timeout)),
+            ("phase_timeout", self.phase_timeouts.iter().flatten().min().copied()),
+            ("phase_timeout", self.phase_timeouts.iter().flatten().max().copied()),
+            ("base_delay", Some(self.base_delay)),
+            ("max_backoff", Some(self.max_backoff)),
+            ("stable_after", Some(self.stable_after)),
+            ("heartbeat_interval", self.heartbeat_interval),
+            ("patience", Some(self.patience)),
+            ("data_silence", self.data_silence),
+            ("close_timeout", Some(self.close_timeout)),
+        ];
+        for (setting, value) in durations {
+            match value {
+                Some(Duration::ZERO) => return Err(Error::config(setting, "must be more than zero")),
+                // Deadlines are computed by addition, which must not overflow.
+                Some(value) if value > YEAR => return Err(Error::config(setting, "must be at most a year")),
+                _ => {}
+            }
+        }
+        let base = self.base_delay;
+        let rules = [
+            (self.max_backoff < base, "max_backoff", "must be at least base_delay"),
+            (!(0.0..=1.0).contains(&self.jitter), "jitter", "must be from 0 to 1"),
+            (self.connect_attempts == 0, "connect_attempts", "must be at least 1"),
+            (self.max_message == 0, "max_message", "must be more than zero"),
+            (self.inbox_capacity == 0, "inbox_capacity", "must be more than zero"),
+        ];
+        if let Some((_, setting, reason)) = rules.into_iter().find(|(broken, ..)| *broken) {
+            return Err(Error::config(setting, reason));
+        }
+        if let Some(name) = self.subprotocols.iter().find(|name| !is_token(name)) {
+            return Err(Error::config("subprotocol", format!("{name:?} is not a token")));
+        }
+        check_headers(&self.headers)?;
+        Ok(target)
+    }
+}
+
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Refuses what would break the request apart or contradict the handshake (RFC 9110 §5.5, RFC 6455 §4.1).
+pub(crate) fn check_headers(headers: &[(String, String)]) -> Result<()> {
+    for (name, value) in headers {
+        if !is_token(name) {
+            return Err(Error::config("header", format!("the name {name:?} is not a token")));
+        }
+        if is_reserved(name) {
+            return Err(Error::config("header", format!("{name} belongs to the handshake")));
+        }
+        if value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
+            return Err(Error::config("header", format!("the value of {name} contains a control character")));
+        }
+    }
+    Ok(())
+}
+
+/// Whether `name` may name a header or a subprotocol: a token of RFC 9110 §5.6.2.
+pub(crate) fn is_token(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+/// Whether the handshake itself sets this header, or must not have it. `Host` is not among them: a user's replaces ours.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    ["connection", "upgrade", "content-length", "transfer-encoding"].iter().any(|own| name.eq_ignore_ascii_case(own))
+        || name.get(..14).is_some_and(|start| start.eq_ignore_ascii_case("sec-websocket-"))
+}
+
+impl From<&str> for Config {
+    fn from(url: &str) -> Self {
+        Self::new(url)
+    }
+}
+
+impl From<String> for Config {
+    fn from(url: String) -> Self {
+        Self::new(url)
+    }
+}
+
+impl From<&Config> for Config {
+    fn from(config: &Config) -> Self {
+        config.clone()
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers: Vec<_> = self.headers.iter().map(|(name, _)| (name.as_str(), "[redacted]")).collect();
+        let url = Target::parse(&self.url).map_or_else(|_| "[invalid]".to_owned(), |target| target.to_string());
+        f.debug_struct("Config")
+            .field("url", &url)
+            .field("headers", &headers)
+            .field("subprotocols", &self.subprotocols)
+            .field("trust", &self.trust)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("phase_timeouts", &self.phase_timeouts)
+            .field("connect_attempts", &self.connect_attempts)
+            .field("redial_attempts", &self.redial_attempts)
+            .field("base_delay", &self.base_delay)
+            .field("max_backoff", &self.max_backoff)
+            .field("jitter", &self.jitter)
+            .field("stable_after", &self.stable_after)
+            .field("seed", &self.seed)
+            .field("heartbeat_interval", &self.heartbeat_interval)
+            .field("patience", &self.patience)
+            .field("strict", &self.strict)
+            .field("data_silence", &self.data_silence)
+            .field("close_timeout", &self.close_timeout)
+            .field("max_message", &self.max_message)
+            .field("unsent_max", &self.unsent_max)
+            .field("inbox_capacity", &self.inbox_capacity)
+            .field("overflow", &self.overflow)
+            .field("on_dial", &self.on_dial.is_some())
+            .field("on_open", &self.on_open.is_some())
+            .field("on_lost", &self.on_lost.is_some())
+            .finish()
+    }
+}
+
+impl DialPlan {
+    /// The number of this dial since the last stable wire, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// When this dial is given up.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The URL to dial.
+    pub fn url(&self) -> &str {
+        &self.url.0
+    }
+
+    /// Dials another URL this time.
+    pub fn set_url(&mut self, url: impl Into<String>) {
+        self.url.0 = url.into();
+    }
+
+    /// Sets a header of this dial, in place of any of the same name.
+    pub fn header(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        let name = name.into();
+        self.headers.0.retain(|(have, _)| !have.eq_ignore_ascii_case(&name));
+        self.headers.0.push((name, value.into()));
+    }
+
+    /// Connects to these addresses, in this order, instead of resolving the host. The URL's host still goes into TLS and `Host`.
+    pub fn set_addresses(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) {
+        self.addresses = addresses.into_iter().collect();
+    }
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trust")
+            .field("without_system_roots", &self.without_system_roots)
+            .field("roots", &self.roots.len())
+            .field("client", &self.client.is_some())
+            .finish()
+    }
+}
+
+impl<T> fmt::Debug for Redacted<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(config: Config) -> String {
+        config.validate().unwrap_err().to_string()
+    }
+
+    fn config() -> Config {
+        Config::new("ws://localhost")
+    }
+
+    #[test]
+    fn a_url_alone_is_enough() {
+        config().validate().unwrap();
+    }
+
+    #[test]
+    fn a_zero_duration_is_refused_by_the_name_of_its_setting() {
+        let zero = Duration::ZERO;
+        assert_eq!(refusal(config().connect_timeout(zero)), "invalid connect_timeout: must be more than zero");
+        assert_eq!(refusal(config().phase_timeout(Phase::Tls, zero)), "invalid phase_timeout: must be more than zero");
+        assert_eq!(refusal(config().base_delay(zero)), "invalid base_delay: must be more than zero");
+        assert_eq!(refusal(config().heartbeat_interval(zero)), "invalid heartbeat_interval: must be more than zero");
+        assert_eq!(refusal(config().patience(zero)), "invalid patience: must be more than zero");
+        assert_eq!(refusal(config().data_silence(zero)), "invalid data_silence: must be more than zero");
+        assert_eq!(refusal(config().close_timeout(zero)), "invalid close_timeout: must be more than zero");
+        assert_eq!(refusal(config().stable_after(zero)), "invalid stable_after: must be more than zero");
+    }
+
+    #[test]
+    fn an_endless_duration_is_refused() {
+        assert_eq!(refusal(config().patience(Duration::MAX)), "invalid patience: must be at most a year");
+    }
+
+    #[test]
+    fn the_longest_pause_is_at_least_the_first() {
+        let pause = |base, max| config().base_delay(Duration::from_millis(base)).max_backoff(Duration::from_millis(max));
+        assert_eq!(refusal(pause(5000, 1000)), "invalid max_backoff: must be at least base_delay");
+        pause(5000, 5000).validate().unwrap();
+    }
+
+    #[test]
+    fn counts_and_parts_have_bounds() {
+        assert_eq!(refusal(config().connect_attempts(0)), "invalid connect_attempts: must be at least 1");
+        assert_eq!(refusal(config().jitter(1.5)), "invalid jitter: must be from 0 to 1");
+        assert_eq!(refusal(config().jitter(f64::NAN)), "invalid jitter: must be from 0 to 1");
+        assert_eq!(refusal(config().inbox_capacity(0)), "invalid inbox_capacity: must be more than zero");
+        assert_eq!(refusal(config().max_message(0)), "invalid max_message: must be more than zero");
+    }
+
+    #[test]
+    fn a_header_cannot_split_the_request_or_contradict_the_handshake() {
+        assert_eq!(refusal(config().header("X-A\r\nX-B", "1")), r#"invalid header: the name "X-A\r\nX-B" is not a token"#);
+        assert_eq!(refusal(config().header("", "1")), r#"invalid header: the name "" is not a token"#);
+        for value in ["a\r\nb", "a\nb", "a\0", "\u{7f}"] {
+            assert_eq!(refusal(config().header("X-A", value)), "invalid header: the value of X-A contains a control character");
+        }
+        assert_eq!(
+            refusal(config().header("sec-websocket-key", "1")),
+            "invalid header: sec-websocket-key belongs to the handshake"
+        );
+        assert_eq!(refusal(config().header("Upgrade", "h2c")), "invalid header: Upgrade belongs to the handshake");
+        assert_eq!(refusal(config().subprotocol("a b")), r#"invalid subprotocol: "a b" is not a token"#);
+        config().header("Host", "front.example").header("Authorization", "Bearer ä").validate().unwrap();
+    }
+
+    #[test]
+    fn debug_shows_no_secret_and_keeps_the_values() {
+        let config =
+            Config::new("wss://user:pass@h/ws?token=query").header("Authorization", "bearer").client_certificate("chain", "pem");
+        let shown = format!("{config:?}");
+        for secret in ["user", "pass", "query", "bearer", "pem", "chain"] {
+            assert!(!shown.contains(secret), "{secret} in {shown}");
+        }
+        assert!(shown.contains("Authorization"));
+        assert_eq!(config.headers, [("Authorization".to_owned(), "bearer".to_owned())]);
+        assert!(!format!("{:?}", Config::new("ws://h")).contains("redacted"));
+    }
+}

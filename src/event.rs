@@ -1,0 +1,247 @@
+//! What a connection reports, in order: its messages and its state changes.
+
+use std::fmt;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+
+/// One event as an [`Inbox`](crate::Inbox) yields it: what happened, on which wire of which connection, and when it was read.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// Which connection; the id of its [`Client`](crate::Client).
+    pub connection: ConnectionId,
+    /// Which wire of it.
+    pub generation: Generation,
+    /// When the bytes were read from the socket: one stamp per read, so messages that arrived together share it. For state changes,
+    /// when the reactor noticed.
+    pub at: Instant,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What happened on a connection.
+///
+/// The order of a life is `Dialing (DialFailed Dialing)* Open (Message | Gap)* Unsent? Lost Dialing … Closed`; after `Closed` nothing
+/// comes. Whatever was built from messages before a `Lost` is stale after the next `Open`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A dial begins.
+    Dialing {
+        /// Counts the dials since the last wire that proved stable, from 1.
+        attempt: u32,
+    },
+    /// A dial failed.
+    DialFailed {
+        /// The number of the dial.
+        attempt: u32,
+        /// Why.
+        cause: Error,
+        /// When the next dial begins; `None` if there is none, then `Closed` follows.
+        redial_in: Option<Duration>,
+    },
+    /// A new wire is up: sends are accepted from here on.
+    Open,
+    /// The peer sent a message.
+    Message(Message),
+    /// Messages were dropped here because the inbox was full ([`Overflow::DropNewest`](crate::Overflow::DropNewest)).
+    Gap {
+        /// How many.
+        dropped: u64,
+    },
+    /// Messages whose sending was accepted did not leave whole before the wire ended. They are not sent again.
+    Unsent {
+        /// How many.
+        messages: usize,
+        /// Bytes on the wire they would have taken, frame headers and TLS included.
+        bytes: usize,
+    },
+    /// The wire is gone.
+    Lost {
+        /// Why.
+        cause: Error,
+        /// When the next dial begins; `None` if there is none, then `Closed` follows.
+        redial_in: Option<Duration>,
+    },
+    /// The connection has ended for good.
+    Closed {
+        /// `None` if this program closed it.
+        cause: Option<Error>,
+    },
+}
+
+/// An event as a handler sees it: messages are borrowed from the buffer they were read into.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum EventRef<'a> {
+    /// A text message.
+    Text(&'a str),
+    /// A binary message.
+    Binary(&'a [u8]),
+    /// Anything but a message.
+    State(&'a Event),
+}
+
+/// A message of the peer.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message(Payload);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Payload {
+    Text(Box<str>),
+    Binary(Box<[u8]>),
+}
+
+/// Names a connection within the process. Ids are never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(NonZeroU64);
+
+/// Counts the wires of a connection: 0 before the first, 1 on the first, one more with each redial that succeeds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation(u32);
+
+/// Where a connection stands.
+///
+/// ```text
+///            ┌──────────── redial ────────────┐
+///            ▼                                │
+///  open → Connecting ──► Open ──► loss ──► Waiting
+///            │            │                   │
+///            └───────► Closing ◄──────────────┘   close, or no attempts left
+///                         │
+///                         ▼
+///                       Closed
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum State {
+    /// A dial is under way.
+    Connecting,
+    /// A wire is up.
+    Open,
+    /// A wire was lost or a dial failed; the next dial is scheduled.
+    Waiting,
+    /// Our Close frame has left, the peer's answer is awaited.
+    Closing,
+    /// Ended for good.
+    Closed,
+}
+
+/// How far a message that was accepted has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Sent {
+    /// The kernel took every byte.
+    Written,
+    /// Some bytes wait for the kernel to take them; if the wire ends before, the message is counted in [`Event::Unsent`].
+    Buffered,
+}
+
+impl Message {
+    pub(crate) fn from_text(text: &str) -> Self {
+        Self(Payload::Text(text.into()))
+    }
+
+    pub(crate) fn from_binary(bytes: &[u8]) -> Self {
+        Self(Payload::Binary(bytes.into()))
+    }
+
+    /// The text, if this is a text message.
+    pub fn text(&self) -> Option<&str> {
+        match &self.0 {
+            Payload::Text(text) => Some(text),
+            Payload::Binary(_) => None,
+        }
+    }
+
+    /// The payload, of a text as of a binary message.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Payload::Text(text) => text.as_bytes(),
+            Payload::Binary(bytes) => bytes,
+        }
+    }
+
+    /// Reads the payload as JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Json`] if it is not JSON or not of this shape.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_slice(self.bytes()).map_err(|error| Error::Json(Arc::new(error)))
+    }
+
+    /// The payload without copying it.
+    pub fn into_bytes(self) -> Vec<u8> {
+        match self.0 {
+            Payload::Text(text) => text.into_string().into_bytes(),
+            Payload::Binary(bytes) => bytes.into_vec(),
+        }
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Payload::Text(text) => write!(f, "Text({text:?})"),
+            Payload::Binary(bytes) => write!(f, "Binary({} bytes)", bytes.len()),
+        }
+    }
+}
+
+impl ConnectionId {
+    pub(crate) fn next() -> Self {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NonZeroU64::new(NEXT.fetch_add(1, Ordering::Relaxed)).expect("2^64 connections are not reached"))
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "connection {}", self.0)
+    }
+}
+
+impl Generation {
+    /// The wire after this one.
+    pub fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
+
+    /// The count as a number.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "wire {}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_gives_text_bytes_and_json() {
+        let message = Message::from_text("[1,2]");
+        assert_eq!(message.text(), Some("[1,2]"));
+        assert_eq!(message.bytes(), b"[1,2]");
+        assert_eq!(message.json::<Vec<u8>>().unwrap(), [1, 2]);
+        assert!(matches!(message.json::<String>(), Err(Error::Json(_))));
+        assert_eq!(Message::from_binary(b"\0").text(), None);
+        assert_eq!(message.into_bytes(), b"[1,2]");
+    }
+
+    #[test]
+    fn an_event_in_the_inbox_is_small() {
+        assert!(size_of::<Received>() <= 96, "{}", size_of::<Received>());
+    }
+}

@@ -1,0 +1,383 @@
+//! The loop that owns every socket: [`Driver::turn`] is all of it.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::io;
+use std::mem;
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll, Token, Waker};
+
+use crate::error::Result;
+use crate::event::{ConnectionId, EventRef};
+use crate::reactor::handler::Context;
+use crate::reactor::mailbox::Mailbox;
+use crate::reactor::sink::Engine;
+use crate::reactor::slot::{Opening, Scratch, Slot, Turn};
+
+/// How often a connection whose inbox is full looks for room.
+const ROOM_INTERVAL: Duration = Duration::from_millis(1);
+
+/// How many readiness events one poll takes; the rest follow with the next.
+const EVENTS_MAX: usize = 1024;
+
+const WAKER: Token = Token(usize::MAX);
+
+/// A reactor without a thread, for engines that have a loop of their own.
+///
+/// Nothing happens between turns: no message is read, no ping answered, no deadline kept. Turn it at least as often as
+/// [`next_deadline`](Self::next_deadline) asks, and whenever its descriptor ([`AsFd`]) is readable.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use zen_websocket::{Config, Driver, EventRef};
+///
+/// struct Engine {
+///     ticks: u64,
+/// }
+///
+/// let mut engine = Engine { ticks: 0 };
+/// let mut driver = Driver::new()?;
+/// let client = driver.open(Config::new("wss://www.example.com/ws"))?;
+/// while engine.ticks < 1000 {
+///     driver.turn_with(Duration::from_millis(1), |context, event| match event {
+///         EventRef::Text(_) => engine.ticks += 1,
+///         EventRef::State(event) => println!("{}: {event:?}", context.connection),
+///         _ => {}
+///     })?;
+/// }
+/// # Ok::<(), zen_websocket::Error>(())
+/// ```
+pub struct Driver {
+    poll: Poll,
+    events: Events,
+    pub(crate) mailbox: Arc<Mailbox>,
+    slots: Slots,
+    scratch: Scratch,
+    /// No connection will be opened any more.
+    is_released: bool,
+}
+
+/// The connections and what is due on them.
+#[derive(Default)]
+struct Slots {
+    entries: Vec<Entry>,
+    free: Vec<usize>,
+    by_id: HashMap<ConnectionId, usize>,
+    /// Open connections that may have something to read, each once.
+    ready: VecDeque<usize>,
+    /// Dials that may go on, each once; one step of one of them is taken between two looks at the sockets.
+    dials: VecDeque<usize>,
+    /// Connections that wait for room in their inbox, each once.
+    stuck: Vec<usize>,
+    /// The next deadline of each connection that has one.
+    deadlines: BTreeSet<(Instant, usize)>,
+}
+
+#[derive(Default)]
+struct Entry {
+    slot: Option<Slot>,
+    is_queued: bool,
+    is_stuck: bool,
+    deadline: Option<Instant>,
+}
+
+impl Driver {
+    /// A driver without connections.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`](crate::Error::Io) if the system has no poller or descriptor left.
+    pub fn new() -> Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(EVENTS_MAX),
+            mailbox: Mailbox::new(waker),
+            slots: Slots::default(),
+            scratch: Scratch::new(),
+            is_released: false,
+        })
+    }
+
+    /// Serves the connections once: waits until something is to be done, `timeout` at most, does it and returns. Handlers run in here;
+    /// events of connections that have neither handler nor inbox are discarded.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`](crate::Error::Io) if polling fails.
+    pub fn turn(&mut self, timeout: impl Into<Option<Duration>>) -> Result<()> {
+        self.turn_with(timeout, |_, _| ())
+    }
+
+    /// As [`turn`](Self::turn), and gives the events of connections opened by [`open`](Self::open) to the closure, which may use the
+    /// engine's own state. If it panics, the connection it ran for is closed and the panic goes on when the turn is complete.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`](crate::Error::Io) if polling fails.
+    pub fn turn_with(
+        &mut self,
+        timeout: impl Into<Option<Duration>>,
+        mut engine: impl FnMut(&Context<'_>, EventRef<'_>),
+    ) -> Result<()> {
+        self.mailbox.enter();
+        self.poll(timeout.into())?;
+        self.note_events();
+        self.serve_ready(&mut engine);
+        self.serve_dial(&mut engine);
+        self.serve_mailbox(&mut engine);
+        self.serve_deadlines(&mut engine);
+        self.serve_stuck(&mut engine);
+        if !self.mailbox.fall_asleep() {
+            // An engine may wait on the descriptor before the next turn.
+            self.mailbox.wake();
+        }
+        if let Some(payload) = self.scratch.panic.take() {
+            panic::resume_unwind(payload);
+        }
+        Ok(())
+    }
+
+    /// When the next turn is due though nothing happens; `None` if only an event can make one necessary.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if !self.slots.ready.is_empty() || !self.slots.dials.is_empty() {
+            return Some(Instant::now());
+        }
+        let room = (!self.slots.stuck.is_empty()).then(|| Instant::now() + ROOM_INTERVAL);
+        let timer = self.slots.deadlines.first().map(|(deadline, _)| *deadline);
+        [room, timer].into_iter().flatten().min()
+    }
+
+    /// How many connections it serves.
+    pub fn connections(&self) -> usize {
+        self.slots.by_id.len()
+    }
+
+    /// Whether it serves connections or may yet.
+    pub(crate) fn is_wanted(&self) -> bool {
+        !self.is_released || self.connections() > 0
+    }
+
+    fn poll(&mut self, timeout: Option<Duration>) -> Result<()> {
+        let until_due = self.next_deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let mut wait = [timeout, until_due].into_iter().flatten().min();
+        if wait != Some(Duration::ZERO) && !self.mailbox.fall_asleep() {
+            wait = Some(Duration::ZERO);
+        }
+        let polled = self.poll.poll(&mut self.events, wait);
+        self.mailbox.wake_up();
+        match polled {
+            // A signal is a reason to look around, not a failure.
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn note_events(&mut self) {
+        for event in &self.events {
+            if event.token() == WAKER {
+                continue;
+            }
+            // An event that outlived its socket would at worst make its successor look once for nothing.
+            let Token(index) = event.token();
+            let Some(slot) = &mut self.slots.entries[index].slot else { continue };
+            if event.is_writable() {
+                slot.handle_writable();
+            }
+            let hangup = event.is_read_closed() || event.is_error();
+            if event.is_readable() || hangup {
+                slot.note_ready(hangup);
+            } else if !slot.is_dialing() {
+                continue;
+            }
+            self.slots.queue(index);
+        }
+    }
+
+    /// One receive for each connection that has something.
+    fn serve_ready(&mut self, engine: &mut Engine<'_>) {
+        for _ in 0..self.slots.ready.len() {
+            let Some(index) = self.slots.ready.pop_front() else { break };
+            self.serve(index, engine, |slot, turn| slot.handle_ready(turn));
+        }
+    }
+
+    fn serve_dial(&mut self, engine: &mut Engine<'_>) {
+        if let Some(index) = self.slots.dials.pop_front() {
+            self.serve(index, engine, |slot, turn| slot.handle_ready(turn));
+        }
+    }
+
+    fn serve_mailbox(&mut self, engine: &mut Engine<'_>) {
+        let content = self.mailbox.take();
+        for opening in content.openings {
+            let index = self.slots.insert(opening);
+            self.serve(index, engine, |slot, turn| {
+                slot.obey(turn);
+                false
+            });
+        }
+        for resolved in content.resolved {
+            if let Some(index) = self.slots.by_id.get(&resolved.connection).copied() {
+                self.serve_later(index, engine, |slot, turn| {
+                    slot.handle_resolved(turn, resolved);
+                    slot.is_dialing()
+                });
+            }
+        }
+        for connection in content.posts {
+            if let Some(index) = self.slots.by_id.get(&connection).copied() {
+                self.serve_later(index, engine, |slot, turn| {
+                    slot.handle_post(turn);
+                    false
+                });
+            }
+        }
+        self.is_released |= content.release;
+        if content.stop {
+            self.is_released = true;
+            self.close();
+        }
+    }
+
+    fn serve_deadlines(&mut self, engine: &mut Engine<'_>) {
+        let now = Instant::now();
+        while let Some((deadline, index)) = self.slots.deadlines.first().copied() {
+            if deadline > now {
+                return;
+            }
+            self.slots.deadlines.pop_first();
+            self.slots.entries[index].deadline = None;
+            self.serve_later(index, engine, |slot, turn| slot.handle_timeout(turn, now));
+        }
+    }
+
+    fn serve_stuck(&mut self, engine: &mut Engine<'_>) {
+        for index in mem::take(&mut self.slots.stuck) {
+            self.slots.entries[index].is_stuck = false;
+            self.serve_later(index, engine, |slot, turn| slot.handle_room(turn));
+        }
+    }
+
+    /// Lets a slot that was taken off its queue work, then files it where it now belongs.
+    fn serve(&mut self, index: usize, engine: &mut Engine<'_>, work: impl FnOnce(&mut Slot, &mut Turn<'_>) -> bool) {
+        self.slots.entries[index].is_queued = false;
+        self.serve_later(index, engine, work);
+    }
+
+    /// As [`serve`](Self::serve), for a slot that keeps its place in a queue.
+    fn serve_later(&mut self, index: usize, engine: &mut Engine<'_>, work: impl FnOnce(&mut Slot, &mut Turn<'_>) -> bool) {
+        let Some(slot) = &mut self.slots.entries[index].slot else { return };
+        let mut turn = Turn { registry: self.poll.registry(), token: Token(index), scratch: &mut self.scratch, engine };
+        let again = work(slot, &mut turn);
+        self.slots.file(index, again);
+    }
+
+    /// Ends every connection and refuses new ones.
+    fn close(&mut self) {
+        let content = self.mailbox.close();
+        for opening in content.openings {
+            self.slots.insert(opening);
+        }
+        for index in 0..self.slots.entries.len() {
+            self.serve_later(index, &mut |_, _| (), |slot, turn| {
+                slot.stop(turn);
+                false
+            });
+        }
+    }
+}
+
+/// Ends its connections with [`Error::Stopped`](crate::Error::Stopped).
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").field("connections", &self.connections()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(unix)]
+impl AsFd for Driver {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.poll.registry().as_fd()
+    }
+}
+
+impl Slots {
+    fn insert(&mut self, opening: Opening) -> usize {
+        let id = opening.shared.id;
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(Entry::default());
+            self.entries.len() - 1
+        });
+        self.entries[index].slot = Some(Slot::new(opening));
+        self.by_id.insert(id, index);
+        index
+    }
+
+    fn queue(&mut self, index: usize) {
+        let entry = &mut self.entries[index];
+        let Some(slot) = &entry.slot else { return };
+        if !entry.is_queued {
+            entry.is_queued = true;
+            if slot.is_dialing() {
+                self.dials.push_back(index);
+            } else {
+                self.ready.push_back(index);
+            }
+        }
+    }
+
+    /// Puts a connection where its next piece of work will find it, or away if it has ended.
+    fn file(&mut self, index: usize, again: bool) {
+        let Some(slot) = &self.entries[index].slot else { return };
+        let (is_closed, deadline) = slot.outlook();
+        let is_stuck = !is_closed && slot.is_stuck();
+        let entry = &mut self.entries[index];
+        if entry.deadline != deadline {
+            if let Some(old) = entry.deadline {
+                self.deadlines.remove(&(old, index));
+            }
+            if let Some(new) = deadline {
+                self.deadlines.insert((new, index));
+            }
+            entry.deadline = deadline;
+        }
+        if is_stuck && !entry.is_stuck {
+            entry.is_stuck = true;
+            self.stuck.push(index);
+        }
+        if is_closed {
+            self.remove(index);
+        } else if again {
+            self.queue(index);
+        }
+    }
+
+    fn remove(&mut self, index: usize) {
+        let entry = &mut self.entries[index];
+        let Some(slot) = entry.slot.take() else { return };
+        self.by_id.remove(&slot.shared.id);
+        if entry.is_queued {
+            entry.is_queued = false;
+            self.ready.retain(|other| *other != index);
+            self.dials.retain(|other| *other != index);
+        }
+        if entry.is_stuck {
+            entry.is_stuck = false;
+            self.stuck.retain(|other| *other != index);
+        }
+        self.free.push(index);
+    }
+}

@@ -1,0 +1,167 @@
+//! Code of the user's that runs where events are read.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::event::{ConnectionId, Event, EventRef, Generation, Sent, State};
+use crate::reactor::shared::Shared;
+
+/// Functions that run on the reactor thread, one per kind of event. Messages are borrowed from the buffer they were read into; nothing
+/// is allocated or handed over.
+///
+/// While a handler runs, its reactor serves no other connection, so it must not block; the calls that would wait for the reactor answer
+/// [`Error::OnReactor`](crate::Error::OnReactor). Kinds without a function are discarded. A panic closes the connection with
+/// [`Error::Panicked`](crate::Error::Panicked) and leaves others alone.
+///
+/// ```no_run
+/// use zen_websocket::{Config, Event, Handler, connect_with};
+///
+/// let handler = Handler::new()
+///     .text(|context, text| {
+///         if text.contains("ping?") {
+///             let _ = context.send("pong!");
+///         }
+///     })
+///     .state(|context, event| println!("{}: {event:?}", context.connection));
+/// let client = connect_with(Config::new("wss://www.example.com/ws"), handler)?;
+/// # Ok::<(), zen_websocket::Error>(())
+/// ```
+#[derive(Default)]
+pub struct Handler {
+    text: Option<TextFn>,
+    binary: Option<BinaryFn>,
+    state: Option<StateFn>,
+}
+
+type TextFn = Box<dyn FnMut(&Context<'_>, &str) + Send>;
+type BinaryFn = Box<dyn FnMut(&Context<'_>, &[u8]) + Send>;
+type StateFn = Box<dyn FnMut(&Context<'_>, &Event) + Send>;
+
+/// Where an event came from, and the sending half of its connection. Sends leave at once, on this thread.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Which connection.
+    pub connection: ConnectionId,
+    /// Which wire of it.
+    pub generation: Generation,
+    /// When the bytes were read; see [`Received::at`](crate::Received::at).
+    pub at: Instant,
+    pub(crate) shared: &'a Arc<Shared>,
+}
+
+impl Handler {
+    /// A handler that discards everything.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs for each text message.
+    pub fn text(mut self, run: impl FnMut(&Context<'_>, &str) + Send + 'static) -> Self {
+        self.text = Some(Box::new(run));
+        self
+    }
+
+    /// Runs for each binary message.
+    pub fn binary(mut self, run: impl FnMut(&Context<'_>, &[u8]) + Send + 'static) -> Self {
+        self.binary = Some(Box::new(run));
+        self
+    }
+
+    /// Runs for each event that is not a message.
+    pub fn state(mut self, run: impl FnMut(&Context<'_>, &Event) + Send + 'static) -> Self {
+        self.state = Some(Box::new(run));
+        self
+    }
+
+    pub(crate) fn handle(&mut self, context: &Context<'_>, event: EventRef<'_>) {
+        match event {
+            EventRef::Text(text) => {
+                if let Some(run) = &mut self.text {
+                    run(context, text);
+                }
+            }
+            EventRef::Binary(bytes) => {
+                if let Some(run) = &mut self.binary {
+                    run(context, bytes);
+                }
+            }
+            EventRef::State(event) => {
+                if let Some(run) = &mut self.state {
+                    run(context, event);
+                }
+            }
+        }
+    }
+}
+
+impl Context<'_> {
+    /// Sends a text message; see [`Client::send`](crate::Client::send).
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::send`](crate::Client::send).
+    pub fn send(&self, text: &str) -> Result<Sent> {
+        self.shared.send_text(text, None)
+    }
+
+    /// Sends a value as JSON text.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::send_json`](crate::Client::send_json).
+    pub fn send_json<T: Serialize + ?Sized>(&self, value: &T) -> Result<Sent> {
+        self.shared.send_json(value)
+    }
+
+    /// Sends a binary message.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::send`](crate::Client::send).
+    pub fn send_binary(&self, bytes: &[u8]) -> Result<Sent> {
+        self.shared.send_binary(bytes, None)
+    }
+
+    /// Begins to close the connection; takes effect after the messages read together with this one.
+    pub fn start_close(&self, code: u16, reason: &str) {
+        self.shared.start_close(code, reason);
+    }
+
+    /// Replaces the wire; takes effect after the messages read together with this one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::reconnect`](crate::Client::reconnect).
+    pub fn reconnect(&self) -> Result<()> {
+        self.shared.reconnect()
+    }
+
+    /// Where the connection stands.
+    pub fn state(&self) -> State {
+        self.shared.state()
+    }
+}
+
+impl fmt::Debug for Handler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handler")
+            .field("text", &self.text.is_some())
+            .field("binary", &self.binary.is_some())
+            .field("state", &self.state.is_some())
+            .finish()
+    }
+}
+
+impl fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("connection", &self.connection)
+            .field("generation", &self.generation)
+            .field("at", &self.at)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,152 @@
+//! How other threads reach a driver: what they leave for it, and when it must be woken.
+
+use std::cell::Cell;
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use mio::Waker;
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::event::ConnectionId;
+use crate::reactor::resolver::Resolved;
+use crate::reactor::slot::Opening;
+
+/// What other threads leave for a driver. Bounded by the number of connections: each is opened once, is posted at most once at a time,
+/// and has at most one look-up under way.
+pub(crate) struct Mailbox {
+    content: Mutex<Content>,
+    /// Whether there is anything in `content`; stands in for looking.
+    filled: AtomicBool,
+    /// Whether the driver may be waiting for events, so that whoever leaves something must wake it.
+    asleep: AtomicBool,
+    waker: Waker,
+    /// The thread that turned the driver last; see [`thread_number`].
+    turner: AtomicU64,
+}
+
+/// One filling of the mailbox.
+#[derive(Default)]
+pub(crate) struct Content {
+    pub(crate) openings: Vec<Opening>,
+    pub(crate) resolved: Vec<Resolved>,
+    pub(crate) posts: Vec<ConnectionId>,
+    pub(crate) stop: bool,
+    /// Nobody can open connections any more.
+    pub(crate) release: bool,
+    closed: bool,
+}
+
+impl Mailbox {
+    pub(crate) fn new(waker: Waker) -> Arc<Self> {
+        Arc::new(Self {
+            content: Mutex::default(),
+            filled: AtomicBool::new(false),
+            asleep: AtomicBool::new(true),
+            waker,
+            turner: AtomicU64::new(0),
+        })
+    }
+
+    /// Hands over a new connection.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`] if the driver is gone.
+    pub(crate) fn open(&self, opening: Opening) -> Result<()> {
+        self.leave(|content| content.openings.push(opening))
+    }
+
+    /// Asks the driver to look at a connection. The caller makes sure that it is posted once at most.
+    pub(crate) fn post(&self, connection: ConnectionId) {
+        // A driver that is gone has ended its connections; nothing is left to look at.
+        let _ = self.leave(|content| content.posts.push(connection));
+    }
+
+    /// Returns what a look-up found.
+    pub(crate) fn resolved(&self, resolved: Resolved) {
+        let _ = self.leave(|content| content.resolved.push(resolved));
+    }
+
+    /// Asks the driver to end.
+    pub(crate) fn stop(&self) {
+        let _ = self.leave(|content| content.stop = true);
+    }
+
+    /// Lets the driver end when its connections have.
+    pub(crate) fn release(&self) {
+        let _ = self.leave(|content| content.release = true);
+    }
+
+    fn leave(&self, put: impl FnOnce(&mut Content)) -> Result<()> {
+        let mut content = self.content.lock();
+        if content.closed {
+            return Err(Error::Stopped);
+        }
+        put(&mut content);
+        drop(content);
+        self.filled.store(true, Ordering::SeqCst);
+        if self.asleep.swap(false, Ordering::SeqCst)
+            && let Err(error) = self.waker.wake()
+        {
+            log::error!("the reactor could not be woken: {error}");
+        }
+        Ok(())
+    }
+
+    /// Takes everything.
+    pub(crate) fn take(&self) -> Content {
+        if !self.filled.swap(false, Ordering::SeqCst) {
+            return Content::default();
+        }
+        mem::take(&mut *self.content.lock())
+    }
+
+    /// Takes everything for the last time; later arrivals are refused.
+    pub(crate) fn close(&self) -> Content {
+        let closed = Content { closed: true, ..Content::default() };
+        mem::replace(&mut *self.content.lock(), closed)
+    }
+
+    /// Says that the driver is about to wait. `false` if there is something to do first.
+    ///
+    /// The mailbox is looked at again after `asleep` is set: whoever filled it before saw the driver awake and did not wake it.
+    pub(crate) fn fall_asleep(&self) -> bool {
+        self.asleep.store(true, Ordering::SeqCst);
+        !self.filled.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn wake_up(&self) {
+        self.asleep.store(false, Ordering::SeqCst);
+    }
+
+    /// Makes the driver's descriptor readable.
+    pub(crate) fn wake(&self) {
+        if let Err(error) = self.waker.wake() {
+            log::error!("the reactor could not be woken: {error}");
+        }
+    }
+
+    /// Notes that this thread turns the driver.
+    pub(crate) fn enter(&self) {
+        self.turner.store(thread_number(), Ordering::Relaxed);
+    }
+
+    /// Whether this thread is the one that turns the driver, so that waiting for the driver would wait for ever.
+    pub(crate) fn is_turned_here(&self) -> bool {
+        self.turner.load(Ordering::Relaxed) == thread_number()
+    }
+}
+
+/// A number of the thread's own, never 0 and never used twice.
+fn thread_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    thread_local!(static NUMBER: Cell<u64> = const { Cell::new(0) });
+    NUMBER.with(|number| {
+        if number.get() == 0 {
+            number.set(NEXT.fetch_add(1, Ordering::Relaxed));
+        }
+        number.get()
+    })
+}

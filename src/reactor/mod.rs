@@ -1,0 +1,188 @@
+//! The shell around sessions and wires: a [`Driver`] and the thread that turns it.
+
+mod driver;
+mod handler;
+mod mailbox;
+mod resolver;
+mod shared;
+mod sink;
+mod slot;
+
+use std::any::Any;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use core_affinity::CoreId;
+use parking_lot::Mutex;
+
+pub use self::driver::Driver;
+pub use self::handler::{Context, Handler};
+pub(crate) use self::mailbox::Mailbox;
+pub(crate) use self::shared::Shared;
+pub use self::sink::Sink;
+pub(crate) use self::sink::{Feed, Kind};
+pub(crate) use self::slot::Opening;
+use crate::error::{Error, Result};
+
+/// A thread that owns the sockets of any number of connections.
+///
+/// Connections opened by the free functions of this crate run on [`Reactor::shared`], except those with a handler, which get a reactor
+/// each. Clones are handles to the same thread. When the last one is dropped, the thread goes on until its connections have closed.
+///
+/// ```no_run
+/// use zen_websocket::{Config, Handler, Reactor, Wait};
+///
+/// let hot = Reactor::builder().name("hot feed").wait(Wait::Spin { core: Some(1) }).start()?;
+/// let client = hot.connect_with(Config::new("wss://www.example.com/ws"), Handler::new())?;
+/// # Ok::<(), zen_websocket::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Reactor(Arc<Handle>);
+
+struct Handle {
+    mailbox: Arc<Mailbox>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// How a reactor waits for events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Wait {
+    /// Sleeps in the kernel until something happens. Costs nothing while idle; an event pays for waking a thread.
+    #[default]
+    Park,
+    /// Never sleeps: the thread takes a core for itself, and an event is seen within a microsecond.
+    Spin {
+        /// The core to stay on; `None` leaves it to the scheduler.
+        core: Option<usize>,
+    },
+}
+
+/// Settings of a [`Reactor`].
+#[derive(Clone, Debug)]
+pub struct Builder {
+    name: String,
+    wait: Wait,
+}
+
+impl Reactor {
+    /// The reactor of the process, started on first use and never stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the system has no thread or descriptor left.
+    pub fn shared() -> Result<Self> {
+        static SHARED: OnceLock<Reactor> = OnceLock::new();
+        static STARTING: Mutex<()> = Mutex::new(());
+        let _starting = STARTING.lock();
+        if let Some(reactor) = SHARED.get() {
+            return Ok(reactor.clone());
+        }
+        let reactor = Self::builder().start()?;
+        Ok(SHARED.get_or_init(|| reactor).clone())
+    }
+
+    /// Settings for a reactor of one's own.
+    pub fn builder() -> Builder {
+        Builder { name: "zen-websocket".to_owned(), wait: Wait::Park }
+    }
+
+    /// Ends all connections with [`Error::Stopped`], without waiting for close handshakes, and ends the thread. Whatever its
+    /// connections are doing, that takes milliseconds. Further connections are refused. On the reactor's own thread it returns before
+    /// the connections have ended.
+    pub fn stop(&self) {
+        self.0.mailbox.stop();
+        if self.0.mailbox.is_turned_here() {
+            return;
+        }
+        if let Some(thread) = self.0.thread.lock().take() {
+            // A panic of the thread was reported where it happened.
+            let _ = thread.join();
+        }
+    }
+
+    pub(crate) fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.0.mailbox
+    }
+}
+
+impl Builder {
+    /// The name of the thread. Default `zen-websocket`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// How the thread waits. Default [`Wait::Park`].
+    pub fn wait(mut self, wait: Wait) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// Starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if there is no such core or the name contains a NUL; [`Error::Io`] if the system has no thread or descriptor
+    /// left.
+    pub fn start(self) -> Result<Reactor> {
+        if self.name.contains('\0') {
+            return Err(Error::config("name", "contains a NUL"));
+        }
+        let core = match self.wait {
+            Wait::Spin { core: Some(wanted) } => {
+                let cores = core_affinity::get_core_ids().unwrap_or_default();
+                Some(
+                    *cores
+                        .iter()
+                        .find(|core| core.id == wanted)
+                        .ok_or_else(|| Error::config("wait", format!("there is no core {wanted}")))?,
+                )
+            }
+            Wait::Park | Wait::Spin { core: None } => None,
+        };
+        let driver = Driver::new()?;
+        let mailbox = driver.mailbox.clone();
+        let timeout = match self.wait {
+            Wait::Park => None,
+            Wait::Spin { .. } => Some(Duration::ZERO),
+        };
+        let thread = thread::Builder::new().name(self.name).spawn(move || run(driver, timeout, core))?;
+        Ok(Reactor(Arc::new(Handle { mailbox, thread: Mutex::new(Some(thread)) })))
+    }
+}
+
+/// What the thread does.
+fn run(mut driver: Driver, timeout: Option<Duration>, core: Option<CoreId>) {
+    if let Some(core) = core
+        && !core_affinity::set_for_current(core)
+    {
+        log::warn!("the reactor could not be moved to core {}", core.id);
+    }
+    while driver.is_wanted() {
+        if let Err(error) = driver.turn(timeout) {
+            log::error!("the reactor ends: {error}");
+            return;
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.mailbox.release();
+    }
+}
+
+impl fmt::Debug for Reactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reactor").finish_non_exhaustive()
+    }
+}
+
+/// The text of a panic.
+pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> Arc<str> {
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("not a text").into()
+}

@@ -1,0 +1,276 @@
+//! Work of a dial that may block: the user's dial hook and the look-up of a name.
+//!
+//! It runs on up to four threads of the process, made when needed and gone when idle. Nobody ever joins them: `getaddrinfo` cannot be
+//! interrupted. A name is looked up once at a time, whoever asks; answers are kept, and the last good one serves when a look-up fails.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::config::{self, Config, DialPlan, Redacted};
+use crate::error::{Error, Result};
+use crate::event::ConnectionId;
+use crate::reactor::mailbox::Mailbox;
+use crate::target::Target;
+use crate::wire::dial::Plan;
+use crate::wire::tls;
+
+const THREADS_MAX: usize = 4;
+
+/// How long a thread without work stays.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// How long an answer is used without asking again. `getaddrinfo` tells no lifetime; venues move hosts within minutes.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// How many names are remembered; the one unused for longest makes room.
+const NAMES_MAX: usize = 1024;
+
+/// What became of the blocking part of a dial.
+pub(crate) struct Resolved {
+    pub(crate) connection: ConnectionId,
+    /// Which dial of the connection asked.
+    pub(crate) dial: u64,
+    pub(crate) plan: Result<Plan>,
+}
+
+/// The blocking part of a dial.
+pub(crate) struct Query {
+    pub(crate) connection: ConnectionId,
+    pub(crate) dial: u64,
+    pub(crate) attempt: u32,
+    pub(crate) deadline: Instant,
+    pub(crate) config: Arc<Config>,
+    pub(crate) mailbox: Arc<Mailbox>,
+}
+
+impl Query {
+    /// Runs the dial hook and looks the host up; the answer goes to the mailbox, from whatever thread has it.
+    pub(crate) fn start(self) {
+        if self.config.on_dial.is_some() {
+            POOL.run(Box::new(move || self.look_up()));
+        } else {
+            self.look_up();
+        }
+    }
+
+    fn look_up(self) {
+        match self.plan() {
+            Err(error) => self.answer(Err(error)),
+            Ok(plan) if !plan.addresses.is_empty() => self.answer(Ok(plan)),
+            Ok(mut plan) => {
+                let host = plan.target.host.clone();
+                look_up(
+                    host.clone(),
+                    Box::new(move |found| {
+                        let port = plan.target.port;
+                        self.answer(match found {
+                            Ok(addresses) => {
+                                plan.addresses = addresses.iter().map(|address| (*address, port).into()).collect();
+                                Ok(plan)
+                            }
+                            Err(source) => Err(Error::Resolve { host, source }),
+                        });
+                    }),
+                );
+            }
+        }
+    }
+
+    /// What to dial, as config and hook say; without addresses if the host must be looked up.
+    fn plan(&self) -> Result<Plan> {
+        let config = &self.config;
+        let mut wanted = DialPlan {
+            url: Redacted(config.url.clone()),
+            headers: Redacted(config.headers.clone()),
+            addresses: Vec::new(),
+            attempt: self.attempt,
+            deadline: self.deadline,
+        };
+        if let Some(hook) = &config.on_dial {
+            match panic::catch_unwind(AssertUnwindSafe(|| hook(&mut wanted))) {
+                Ok(done) => done.map_err(|error| Error::DialHook(error.into()))?,
+                Err(payload) => return Err(Error::DialHook(Arc::new(Error::Panicked(super::panic_text(&*payload))))),
+            }
+            config::check_headers(&wanted.headers.0)?;
+        }
+        let target = Target::parse(&wanted.url.0)?;
+        if let (Some(literal), true) = (target.literal, wanted.addresses.is_empty()) {
+            wanted.addresses.push((literal, target.port).into());
+        }
+        let tls = if target.tls { Some(tls::client_config(&config.trust)?) } else { None };
+        Ok(Plan {
+            target,
+            headers: wanted.headers.0,
+            subprotocols: config.subprotocols.clone(),
+            addresses: wanted.addresses,
+            tls,
+        })
+    }
+
+    fn answer(self, plan: Result<Plan>) {
+        self.mailbox.resolved(Resolved { connection: self.connection, dial: self.dial, plan });
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+type Found = Result<Arc<[IpAddr]>, Arc<io::Error>>;
+type Waiter = Box<dyn FnOnce(Found) + Send>;
+
+static POOL: Pool = Pool { state: Mutex::new(PoolState { jobs: VecDeque::new(), idle: 0, threads: 0 }), ready: Condvar::new() };
+
+/// Threads for jobs that may block.
+struct Pool {
+    state: Mutex<PoolState>,
+    ready: Condvar,
+}
+
+/// A connection has one job at a time, which bounds the queue.
+struct PoolState {
+    jobs: VecDeque<Job>,
+    idle: usize,
+    threads: usize,
+}
+
+impl Pool {
+    fn run(&'static self, job: Job) {
+        let mut state = self.state.lock();
+        state.jobs.push_back(job);
+        if state.idle >= state.jobs.len() || state.threads == THREADS_MAX {
+            self.ready.notify_one();
+            return;
+        }
+        state.threads += 1;
+        drop(state);
+        if let Err(error) = thread::Builder::new().name("zen-websocket resolver".to_owned()).spawn(|| self.work()) {
+            log::error!("a resolver thread could not be started: {error}");
+            self.state.lock().threads -= 1;
+        }
+    }
+
+    fn work(&self) {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                drop(state);
+                job();
+                state = self.state.lock();
+                continue;
+            }
+            state.idle += 1;
+            let timed_out = self.ready.wait_for(&mut state, IDLE).timed_out();
+            state.idle -= 1;
+            if timed_out && state.jobs.is_empty() {
+                state.threads -= 1;
+                return;
+            }
+        }
+    }
+}
+
+/// What is known of a name.
+#[derive(Default)]
+struct Name {
+    addresses: Option<Arc<[IpAddr]>>,
+    asked: Option<Instant>,
+    /// Who waits for the look-up under way; `None` if there is none.
+    waiters: Option<Vec<Waiter>>,
+}
+
+static NAMES: Mutex<Option<HashMap<Arc<str>, Name>>> = Mutex::new(None);
+
+fn look_up(host: Arc<str>, waiter: Waiter) {
+    let mut names = NAMES.lock();
+    let names_map = names.get_or_insert_default();
+    if names_map.len() >= NAMES_MAX && !names_map.contains_key(&host) {
+        let oldest = names_map.iter().filter(|(_, name)| name.waiters.is_none()).min_by_key(|(_, name)| name.asked);
+        if let Some(oldest) = oldest.map(|(host, _)| host.clone()) {
+            names_map.remove(&oldest);
+        }
+    }
+    let name = names_map.entry(host.clone()).or_default();
+    match (&name.addresses, &mut name.waiters) {
+        (Some(addresses), _) if name.asked.is_some_and(|asked| asked.elapsed() < FRESH) => {
+            let found = addresses.clone();
+            drop(names);
+            waiter(Ok(found));
+        }
+        (_, Some(waiters)) => waiters.push(waiter),
+        (_, None) => {
+            name.waiters = Some(vec![waiter]);
+            drop(names);
+            POOL.run(Box::new(move || ask(&host)));
+        }
+    }
+}
+
+/// Asks the system, keeps the answer and tells everyone who waits.
+fn ask(host: &Arc<str>) {
+    let answer = (&**host, 0).to_socket_addrs().map(|addresses| {
+        let mut found: Vec<IpAddr> = Vec::new();
+        for address in addresses {
+            if !found.contains(&address.ip()) {
+                found.push(address.ip());
+            }
+        }
+        found
+    });
+    let mut names = NAMES.lock();
+    let name = names.get_or_insert_default().entry(host.clone()).or_default();
+    let waiters = name.waiters.take().unwrap_or_default();
+    let found: Found = match answer {
+        Ok(found) if !found.is_empty() => {
+            let found: Arc<[IpAddr]> = found.into();
+            name.addresses = Some(found.clone());
+            name.asked = Some(Instant::now());
+            Ok(found)
+        }
+        failed => match &name.addresses {
+            Some(last) => {
+                log::warn!("{host} could not be resolved; its last addresses are used");
+                Ok(last.clone())
+            }
+            None => Err(Arc::new(failed.err().unwrap_or_else(|| io::Error::other("no addresses")))),
+        },
+    };
+    drop(names);
+    for waiter in waiters {
+        waiter(found.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const WAIT: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn askers_of_the_same_name_share_one_look_up_and_a_later_one_its_answer() {
+        let (send, found) = mpsc::channel();
+        for _ in 0..100 {
+            let send = send.clone();
+            look_up("localhost".into(), Box::new(move |answer| send.send(answer).unwrap()));
+        }
+        let first = found.recv_timeout(WAIT).unwrap().unwrap();
+        for _ in 1..100 {
+            assert!(Arc::ptr_eq(&first, &found.recv_timeout(WAIT).unwrap().unwrap()));
+        }
+        assert!(first.iter().all(|address| address.is_loopback()));
+    }
+
+    #[test]
+    fn a_name_that_does_not_exist_is_an_error() {
+        let (send, found) = mpsc::channel();
+        look_up("no-such-host.invalid".into(), Box::new(move |answer| send.send(answer).unwrap()));
+        assert!(found.recv_timeout(WAIT).unwrap().is_err());
+    }
+}

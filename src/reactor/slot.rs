@@ -1,0 +1,696 @@
+//! One connection as the reactor holds it: it carries out what the session decides, and decides nothing itself.
+
+use std::any::Any;
+use std::io::{self, Read};
+use std::mem;
+use std::net::Shutdown;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::time::Instant;
+
+use mio::{Registry, Token};
+use rustls::ClientConfig;
+
+use crate::config::{Config, Overflow};
+use crate::error::Error;
+use crate::event::{Event, EventRef, Generation};
+use crate::reactor::handler::Context;
+use crate::reactor::panic_text;
+use crate::reactor::resolver::{Query, Resolved};
+use crate::reactor::shared::{Counters, Shared, Stream};
+use crate::reactor::sink::{Engine, Kind, Outcome};
+use crate::session::Action;
+use crate::wire::assembler::{Assembler, Item};
+use crate::wire::dial::{Dial, Opened, Progress};
+
+/// How much one receive takes from a socket; what bounds how long one connection keeps the others waiting.
+pub(crate) const RECEIVE_MAX: usize = 64 << 10;
+
+/// How many receives a wire that ends is allowed, so that a peer that goes on sending cannot hold the reactor.
+const LAST_RECEIVES: usize = 64;
+
+/// Everything a connection is made of, on its way to the driver.
+pub(crate) struct Opening {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) config: Arc<Config>,
+    /// Keeps the TLS config alive between dials, so that they resume.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
+    pub(crate) sink: Kind,
+}
+
+pub(crate) struct Slot {
+    pub(crate) shared: Arc<Shared>,
+    config: Arc<Config>,
+    _tls: Option<Arc<ClientConfig>>,
+    sink: Kind,
+    link: Link,
+    generation: Generation,
+    /// Counts the dials; an answer to an earlier one is ignored.
+    dial: u64,
+    /// A dial hook or look-up runs. The next begins when it has ended, so that a hook that hangs holds one thread.
+    query_running: bool,
+    /// Messages dropped and not reported yet.
+    dropped: u64,
+    /// The handler panicked and gets nothing but the end.
+    broken: bool,
+}
+
+enum Link {
+    Down,
+    Resolving { attempt: u32, deadline: Instant },
+    Dialing(Box<Dial>),
+    Open(Box<Wire>),
+}
+
+/// The receiving half of a wire.
+struct Wire {
+    stream: Stream,
+    is_tls: bool,
+    assembler: Assembler,
+    /// There may be something to read.
+    readable: bool,
+    /// The kernel said that the peer closed or the socket failed, so a short read is not the end of what there is.
+    hangup: bool,
+    /// Reading is stopped because the inbox is full.
+    blocked: bool,
+    /// What was read and the inbox had no room for, and when.
+    backlog: Vec<u8>,
+    backlog_at: Instant,
+}
+
+/// What a slot may use during a turn.
+pub(crate) struct Turn<'a> {
+    pub(crate) registry: &'a Registry,
+    pub(crate) token: Token,
+    pub(crate) scratch: &'a mut Scratch,
+    pub(crate) engine: &'a mut Engine<'a>,
+}
+
+/// Buffers that all connections of a driver use in turn.
+pub(crate) struct Scratch {
+    received: Box<[u8]>,
+    plain: Box<[u8]>,
+    pongs: Pongs,
+    /// What the engine's closure panicked with, to be resumed when the turn is over.
+    pub(crate) panic: Option<Box<dyn Any + Send>>,
+}
+
+/// Payloads of pings to be answered in one write.
+#[derive(Default)]
+struct Pongs {
+    bytes: Vec<u8>,
+    lengths: Vec<u8>,
+}
+
+/// How a receive, or the decoding of one, went.
+enum Flow {
+    /// There may be more to read.
+    More,
+    /// The kernel has nothing more for now.
+    Drained,
+    /// The inbox is full.
+    Blocked,
+    /// The wire has ended.
+    End(Error),
+    /// The session cannot go on.
+    Fail(Error),
+}
+
+impl Slot {
+    pub(crate) fn new(opening: Opening) -> Self {
+        Self {
+            shared: opening.shared,
+            config: opening.config,
+            _tls: opening.tls,
+            sink: opening.sink,
+            link: Link::Down,
+            generation: Generation::default(),
+            dial: 0,
+            query_running: false,
+            dropped: 0,
+            broken: false,
+        }
+    }
+
+    /// Whether the session has ended, and when the slot wants to be looked at though nothing happens.
+    pub(crate) fn outlook(&self) -> (bool, Option<Instant>) {
+        let dial = if let Link::Dialing(dial) = &self.link { dial.deadline() } else { None };
+        let session = self.shared.session.lock();
+        (session.end().is_some(), [dial, session.next_deadline()].into_iter().flatten().min())
+    }
+
+    /// Whether its work at hand is a step of a dial, which may take long.
+    pub(crate) fn is_dialing(&self) -> bool {
+        matches!(self.link, Link::Dialing(_))
+    }
+
+    /// Whether it waits for room in its inbox.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.dropped > 0 || matches!(&self.link, Link::Open(wire) if wire.blocked)
+    }
+
+    /// A socket of the slot is ready.
+    pub(crate) fn note_ready(&mut self, hangup: bool) {
+        if let Link::Open(wire) = &mut self.link {
+            wire.readable = true;
+            wire.hangup |= hangup;
+        }
+    }
+
+    /// Writes what waits; the kernel has room again.
+    pub(crate) fn handle_writable(&mut self) {
+        if matches!(self.link, Link::Open(_)) {
+            self.write(|out| out.flush());
+        }
+    }
+
+    /// Goes on with the dial, or reads once. Returns whether there is more to do at once.
+    pub(crate) fn handle_ready(&mut self, turn: &mut Turn<'_>) -> bool {
+        match &mut self.link {
+            Link::Dialing(dial) => {
+                let now = Instant::now();
+                let progress = dial.advance(now, turn.registry, turn.token);
+                let phase = dial.phase();
+                match progress {
+                    Ok(Progress::Done(opened)) => {
+                        self.handle_opened(turn, opened);
+                        return self.wants_to_read();
+                    }
+                    Ok(progress) => {
+                        self.shared.session.lock().handle_phase(now, phase);
+                        return matches!(progress, Progress::Again);
+                    }
+                    Err(error) => {
+                        self.link = Link::Down;
+                        self.shared.session.lock().handle_dial_failed(now, error);
+                        self.obey(turn);
+                    }
+                }
+                false
+            }
+            Link::Open(_) => {
+                self.read(turn);
+                self.wants_to_read()
+            }
+            Link::Down | Link::Resolving { .. } => false,
+        }
+    }
+
+    /// A caller wants the slot to be looked at.
+    pub(crate) fn handle_post(&mut self, turn: &mut Turn<'_>) {
+        self.shared.attend();
+        let failure = self.shared.out.lock().failure();
+        if let Some(cause) = failure {
+            self.lose_after_reading(turn, cause);
+        }
+        self.shared.session.lock().handle_wishes(Instant::now());
+        self.obey(turn);
+    }
+
+    /// A query has ended.
+    pub(crate) fn handle_resolved(&mut self, turn: &mut Turn<'_>, resolved: Resolved) {
+        self.query_running = false;
+        let Link::Resolving { attempt, deadline } = self.link else { return };
+        if resolved.dial != self.dial {
+            return self.query(attempt, deadline);
+        }
+        let failed = match resolved.plan {
+            Ok(plan) => {
+                self.link = Link::Dialing(Box::new(Dial::new(plan)));
+                self.handle_ready(turn);
+                return;
+            }
+            Err(error) => error,
+        };
+        self.link = Link::Down;
+        self.shared.session.lock().handle_dial_failed(Instant::now(), failed);
+        self.obey(turn);
+    }
+
+    /// A deadline may have come.
+    pub(crate) fn handle_timeout(&mut self, turn: &mut Turn<'_>, now: Instant) -> bool {
+        self.shared.session.lock().handle_timeout(now);
+        self.obey(turn);
+        self.is_dialing() && self.handle_ready(turn)
+    }
+
+    /// Looks whether the inbox has room again. Returns whether there is more to do at once.
+    pub(crate) fn handle_room(&mut self, turn: &mut Turn<'_>) -> bool {
+        if self.sink.room() == 0 {
+            return false;
+        }
+        self.report_gap(turn);
+        let Link::Open(wire) = &mut self.link else { return false };
+        if !wire.blocked {
+            return false;
+        }
+        let (backlog, at) = (mem::take(&mut wire.backlog), wire.backlog_at);
+        wire.blocked = false;
+        match self.decode(turn, &backlog, at, true) {
+            Flow::Blocked => self.block(),
+            Flow::End(cause) => self.lose(turn, cause),
+            Flow::Fail(cause) => self.fail(turn, cause),
+            Flow::More | Flow::Drained => self.shared.session.lock().handle_blocked(Instant::now(), false),
+        }
+        self.wants_to_read()
+    }
+
+    /// Ends the session: its reactor stops.
+    pub(crate) fn stop(&mut self, turn: &mut Turn<'_>) {
+        self.fail(turn, Error::Stopped);
+    }
+
+    /// Begins the session's first dial, or does whatever else it asks for. Afterwards callers who wait are told.
+    pub(crate) fn obey(&mut self, turn: &mut Turn<'_>) {
+        loop {
+            let actions = self.shared.session.lock().take_actions();
+            if actions.is_empty() {
+                return;
+            }
+            for action in actions {
+                match action {
+                    Action::Dial { attempt, deadline } => {
+                        self.dial += 1;
+                        self.link = Link::Resolving { attempt, deadline };
+                        self.query(attempt, deadline);
+                    }
+                    Action::Abandon => self.link = Link::Down,
+                    Action::Ping(payload) => self.write(|out| out.ping(&payload)),
+                    Action::Close(code, reason) => self.write(|out| out.close(Some(code), &reason)),
+                    Action::Hangup(cause) => self.drop_wire(turn, cause),
+                    Action::Emit(event) => self.report(turn, &event),
+                }
+            }
+            self.shared.changed.notify_all();
+        }
+    }
+
+    fn query(&mut self, attempt: u32, deadline: Instant) {
+        if self.query_running {
+            return;
+        }
+        self.query_running = true;
+        let query = Query {
+            connection: self.shared.id,
+            dial: self.dial,
+            attempt,
+            deadline,
+            config: self.config.clone(),
+            mailbox: self.shared.mailbox.clone(),
+        };
+        query.start();
+    }
+
+    fn handle_opened(&mut self, turn: &mut Turn<'_>, opened: Opened) {
+        let stream = Stream(Arc::new(opened.stream));
+        let is_tls = opened.tls.is_some();
+        self.generation = self.generation.next();
+        self.link = Link::Open(Box::new(Wire {
+            stream: stream.clone(),
+            is_tls,
+            assembler: Assembler::new(self.config.max_message),
+            readable: true,
+            hangup: false,
+            blocked: false,
+            backlog: Vec::new(),
+            backlog_at: Instant::now(),
+        }));
+        self.shared.out.lock().open(self.generation, stream, opened.tls);
+        let now = Instant::now();
+        self.shared.session.lock().handle_opened(now, self.generation, opened.subprotocol.map(Into::into));
+        self.obey(turn);
+        if let Some(hook) = &self.config.on_open {
+            run_hook("on_open", || hook(self.shared.id, self.generation));
+        }
+        if !opened.glued.is_empty() {
+            self.shared.session.lock().handle_receive(now);
+            let flow = self.decode(turn, &opened.glued, now, true);
+            self.follow(turn, flow);
+        }
+    }
+
+    fn wants_to_read(&self) -> bool {
+        matches!(&self.link, Link::Open(wire) if wire.readable && !wire.blocked)
+    }
+
+    /// Reads once and delivers all of it. Reads on if the kernel announced the end of the stream.
+    fn read(&mut self, turn: &mut Turn<'_>) {
+        while self.wants_to_read() {
+            let flow = self.receive(turn);
+            let hangup = matches!(&self.link, Link::Open(wire) if wire.hangup);
+            let again = matches!(flow, Flow::Drained) && hangup;
+            self.follow(turn, flow);
+            if !again {
+                return;
+            }
+        }
+    }
+
+    fn follow(&mut self, turn: &mut Turn<'_>, flow: Flow) {
+        match flow {
+            Flow::More => {}
+            Flow::Drained => {
+                if let Link::Open(wire) = &mut self.link
+                    && !wire.hangup
+                {
+                    wire.readable = false;
+                }
+            }
+            Flow::Blocked => self.block(),
+            Flow::End(cause) => self.lose(turn, cause),
+            Flow::Fail(cause) => self.fail(turn, cause),
+        }
+    }
+
+    /// One receive, decoded and delivered.
+    fn receive(&mut self, turn: &mut Turn<'_>) -> Flow {
+        if self.config.overflow == Overflow::Block && self.sink.room() == 0 {
+            return Flow::Blocked;
+        }
+        let Link::Open(wire) = &mut self.link else { return Flow::Drained };
+        let mut received = mem::take(&mut turn.scratch.received);
+        let count = loop {
+            match wire.stream.read(&mut received) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                count => break count,
+            }
+        };
+        let at = Instant::now();
+        let flow = match count {
+            Ok(0) => Flow::End(Error::Disconnected),
+            Ok(count) => {
+                self.shared.session.lock().handle_receive(at);
+                let is_short = count < received.len();
+                let decoded = if wire.is_tls {
+                    self.decrypt(turn, &received[..count], at)
+                } else {
+                    self.decode(turn, &received[..count], at, true)
+                };
+                match decoded {
+                    Flow::More if is_short => Flow::Drained,
+                    flow => flow,
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wire.hangup = false;
+                Flow::Drained
+            }
+            Err(error) => Flow::End(error.into()),
+        };
+        turn.scratch.received = received;
+        flow
+    }
+
+    /// Decrypts a receive, a few KiB under the lock at a time, then decodes it.
+    fn decrypt(&mut self, turn: &mut Turn<'_>, mut cipher: &[u8], at: Instant) -> Flow {
+        let mut plain = mem::take(&mut turn.scratch.plain);
+        let mut length = 0;
+        let mut end = None;
+        while !cipher.is_empty() && end.is_none() {
+            let step = self.shared.out.lock().decrypt(&mut cipher, &mut plain[length..]);
+            match step {
+                Ok(step) => {
+                    length += step.plain;
+                    if step.closed {
+                        end = Some(Error::Disconnected);
+                    }
+                }
+                Err(error) => end = Some(error),
+            }
+        }
+        let flow = self.decode(turn, &plain[..length], at, true);
+        turn.scratch.plain = plain;
+        match (flow, end) {
+            (Flow::More, Some(cause)) => Flow::End(cause),
+            // What the inbox did not take is in the backlog and is delivered with the loss.
+            (Flow::Blocked, Some(cause)) => Flow::End(cause),
+            (flow, _) => flow,
+        }
+    }
+
+    /// Delivers the messages in `bytes`. With `bounded` false the inbox's capacity is overstepped.
+    fn decode(&mut self, turn: &mut Turn<'_>, bytes: &[u8], at: Instant, bounded: bool) -> Flow {
+        let Link::Open(wire) = &mut self.link else { return Flow::Drained };
+        let shared = &self.shared;
+        let context = Context { connection: shared.id, generation: self.generation, at, shared };
+        let overflow = self.config.overflow;
+        let mut room = if bounded { self.sink.room() } else { usize::MAX };
+        let (mut messages, mut dropped, mut discarded) = (0, 0, 0);
+        let mut rest = bytes;
+        let pongs = &mut turn.scratch.pongs;
+        let flow = loop {
+            if room == 0 && overflow == Overflow::Block && !rest.is_empty() {
+                wire.backlog.extend_from_slice(rest);
+                wire.backlog_at = at;
+                break Flow::Blocked;
+            }
+            let event = match wire.assembler.next(&mut rest) {
+                Ok(Some(Item::Text(text))) => EventRef::Text(text),
+                Ok(Some(Item::Binary(bytes))) => EventRef::Binary(bytes),
+                Ok(Some(Item::Ping(payload))) => {
+                    pongs.push(payload);
+                    continue;
+                }
+                Ok(Some(Item::Pong(payload))) => {
+                    shared.session.lock().handle_pong(at, payload);
+                    continue;
+                }
+                Ok(Some(Item::Close { code, reason })) => break Flow::End(Error::PeerClosed { code, reason: reason.into() }),
+                Ok(None) => break Flow::More,
+                Err(violation) => break Flow::End(Error::Protocol { code: violation.code, reason: violation.reason }),
+            };
+            messages += 1;
+            if room == 0 {
+                match overflow {
+                    Overflow::Disconnect => break Flow::Fail(Error::InboxFull),
+                    Overflow::DropNewest | Overflow::Block => {
+                        dropped += 1;
+                        continue;
+                    }
+                }
+            }
+            room -= 1;
+            match self.sink.deliver(&context, event, turn.engine) {
+                Outcome::Delivered => {}
+                Outcome::Discarded => discarded += 1,
+                Outcome::Panicked(payload) => {
+                    self.broken = true;
+                    let text = panic_text(&*payload);
+                    if matches!(self.sink, Kind::Engine) {
+                        turn.scratch.panic = Some(payload);
+                    }
+                    break Flow::Fail(Error::Panicked(text));
+                }
+            }
+        };
+        self.dropped += dropped;
+        let counters = &shared.counters;
+        Counters::add(&counters.messages, messages);
+        Counters::add(&counters.bytes, (bytes.len() - rest.len()) as u64);
+        Counters::add(&counters.dropped, dropped);
+        Counters::add(&counters.discarded, discarded);
+        if messages > 0 && self.config.data_silence.is_some() {
+            shared.session.lock().handle_data(at);
+        }
+        if !turn.scratch.pongs.lengths.is_empty() {
+            let answered = shared.out.lock().pong(turn.scratch.pongs.iter());
+            turn.scratch.pongs.clear();
+            if answered.is_err() {
+                shared.post();
+            }
+        }
+        flow
+    }
+
+    fn block(&mut self) {
+        if let Link::Open(wire) = &mut self.link
+            && !wire.blocked
+        {
+            wire.blocked = true;
+            self.shared.session.lock().handle_blocked(Instant::now(), true);
+        }
+    }
+
+    /// A write failed somewhere: what the peer said last is still to be read, a Close frame with its reason perhaps.
+    fn lose_after_reading(&mut self, turn: &mut Turn<'_>, cause: Error) {
+        for _ in 0..LAST_RECEIVES {
+            if !matches!(self.link, Link::Open(_)) {
+                return;
+            }
+            match self.receive(turn) {
+                Flow::More => {}
+                Flow::End(end @ Error::PeerClosed { .. }) => return self.lose(turn, end),
+                Flow::Fail(failure) => return self.fail(turn, failure),
+                Flow::Drained | Flow::Blocked | Flow::End(_) => break,
+            }
+        }
+        self.lose(turn, cause);
+    }
+
+    fn lose(&mut self, turn: &mut Turn<'_>, cause: Error) {
+        self.drop_wire(turn, cause);
+        self.obey(turn);
+    }
+
+    fn drop_wire(&mut self, turn: &mut Turn<'_>, cause: Error) {
+        self.end_wire(turn, &cause);
+        self.shared.session.lock().handle_lost(Instant::now(), cause);
+    }
+
+    fn fail(&mut self, turn: &mut Turn<'_>, cause: Error) {
+        self.end_wire(turn, &cause);
+        self.shared.session.lock().handle_failure(Instant::now(), cause);
+        self.obey(turn);
+    }
+
+    /// Takes leave of the peer if it may still listen, reports what did not leave, and drops the socket.
+    fn end_wire(&mut self, turn: &mut Turn<'_>, cause: &Error) {
+        if let Link::Open(wire) = &mut self.link
+            && !wire.backlog.is_empty()
+            && !self.broken
+        {
+            // It was received, so it is delivered, in order; there is no wire left to push back on.
+            let (backlog, at) = (mem::take(&mut wire.backlog), wire.backlog_at);
+            wire.blocked = false;
+            self.decode(turn, &backlog, at, false);
+        }
+        let Link::Open(mut wire) = mem::replace(&mut self.link, Link::Down) else { return };
+        self.report_gap(turn);
+        let remains = {
+            let mut out = self.shared.out.lock();
+            if let Some((code, reason)) = farewell(cause) {
+                // Nothing can be done if it fails: the wire is ending.
+                let _ = out.close(code, reason);
+            }
+            out.end()
+        };
+        drop(remains.stream);
+        if remains.messages > 0 {
+            self.report(turn, &Event::Unsent { messages: remains.messages, bytes: remains.bytes });
+        }
+        if let Some(hook) = &self.config.on_lost {
+            run_hook("on_lost", || hook(self.shared.id, self.generation, cause));
+        }
+        // With unread bytes the kernel would answer the peer with a reset, which can overtake our Close frame.
+        let _ = wire.stream.0.shutdown(Shutdown::Write);
+        let _ = wire.stream.read(&mut turn.scratch.received);
+        if let Some(stream) = Arc::get_mut(&mut wire.stream.0) {
+            let _ = turn.registry.deregister(stream);
+        }
+    }
+
+    fn report_gap(&mut self, turn: &mut Turn<'_>) {
+        let dropped = mem::take(&mut self.dropped);
+        if dropped > 0 {
+            self.report(turn, &Event::Gap { dropped });
+        }
+    }
+
+    /// Delivers an event that is not a message.
+    fn report(&mut self, turn: &mut Turn<'_>, event: &Event) {
+        log_event(&self.shared, self.generation, event);
+        if self.broken && !matches!(event, Event::Closed { .. }) {
+            return;
+        }
+        // A session that redials for ever must not fill an inbox that nobody reads: what only reports progress yields.
+        if matches!(event, Event::Dialing { .. } | Event::DialFailed { redial_in: Some(_), .. }) && self.sink.room() == 0 {
+            return;
+        }
+        let context =
+            Context { connection: self.shared.id, generation: self.generation, at: Instant::now(), shared: &self.shared };
+        match self.sink.deliver(&context, EventRef::State(event), turn.engine) {
+            Outcome::Delivered => {}
+            Outcome::Discarded => Counters::add(&self.shared.counters.discarded, 1),
+            Outcome::Panicked(payload) => {
+                let text = panic_text(&*payload);
+                if matches!(self.sink, Kind::Engine) {
+                    turn.scratch.panic = Some(payload);
+                }
+                if !mem::replace(&mut self.broken, true) {
+                    // Inside `obey`, which goes on with what this asks for.
+                    let cause = Error::Panicked(text);
+                    self.end_wire(turn, &cause);
+                    self.shared.session.lock().handle_failure(Instant::now(), cause);
+                }
+            }
+        }
+    }
+
+    /// Writes as the reactor; a failure is taken up with the posts.
+    fn write(&self, write: impl FnOnce(&mut crate::wire::out::Out<Stream>) -> Result<(), Error>) {
+        let written = write(&mut self.shared.out.lock());
+        if written.is_err() {
+            self.shared.post();
+        }
+    }
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Self {
+            received: vec![0; RECEIVE_MAX].into(),
+            // A record may have waited inside TLS for its last byte: 16 KiB more than came in.
+            plain: vec![0; RECEIVE_MAX + (32 << 10)].into(),
+            pongs: Pongs::default(),
+            panic: None,
+        }
+    }
+}
+
+impl Pongs {
+    fn push(&mut self, payload: &[u8]) {
+        self.bytes.extend_from_slice(payload);
+        self.lengths.push(payload.len() as u8);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &self.bytes[..];
+        self.lengths.iter().map(move |length| {
+            let (payload, after) = rest.split_at(usize::from(*length));
+            rest = after;
+            payload
+        })
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.lengths.clear();
+    }
+}
+
+/// The Close frame to send before a wire is dropped for this cause, if the peer is worth telling (RFC 6455 §7.1.7, §7.4.1).
+fn farewell(cause: &Error) -> Option<(Option<u16>, &str)> {
+    match cause {
+        // The code is echoed (RFC 6455 §5.5.1).
+        Error::PeerClosed { code, .. } => Some((*code, "")),
+        Error::Protocol { code, reason } => Some((Some(*code), *reason)),
+        Error::Replaced | Error::DataSilent { .. } => Some((Some(1000), "")),
+        Error::InboxFull | Error::Panicked(_) | Error::Stopped => Some((Some(1001), "")),
+        _ => None,
+    }
+}
+
+fn run_hook(name: &str, hook: impl FnOnce()) {
+    if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(hook)) {
+        log::error!("{name} panicked: {}", panic_text(&*payload));
+    }
+}
+
+fn log_event(shared: &Shared, generation: Generation, event: &Event) {
+    let id = shared.id;
+    match event {
+        Event::Open => log::info!("{id}: open, {generation}"),
+        Event::Dialing { attempt } => log::debug!("{id}: dialing, attempt {attempt}"),
+        Event::DialFailed { attempt, cause, redial_in: Some(pause) } => {
+            log::warn!("{id}: dial {attempt} failed, next in {pause:?}: {cause}");
+        }
+        Event::DialFailed { attempt, cause, redial_in: None } => log::warn!("{id}: dial {attempt} failed: {cause}"),
+        Event::Lost { cause, redial_in: Some(pause) } => log::warn!("{id}: lost {generation}, next dial in {pause:?}: {cause}"),
+        Event::Lost { cause, redial_in: None } => log::warn!("{id}: lost {generation}: {cause}"),
+        Event::Unsent { messages, bytes } => log::warn!("{id}: {messages} messages ({bytes} bytes) did not leave {generation}"),
+        Event::Gap { dropped } => log::warn!("{id}: the inbox was full, {dropped} messages dropped"),
+        Event::Closed { cause: Some(cause) } => log::error!("{id}: closed: {cause}"),
+        Event::Closed { cause: None } => log::info!("{id}: closed"),
+        Event::Message(_) => {}
+    }
+}

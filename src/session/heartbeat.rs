@@ -1,0 +1,142 @@
+//! Pings and what they prove.
+//!
+//! Each ping carries a number of its own, and only the pong with that number proves that the peer answered it (RFC 6455 §5.5.3 lets an
+//! endpoint answer the latest ping only, so a pong settles the earlier ones too).
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// How many unanswered pings are remembered; a pong for an older one is taken for a stranger's.
+const REMEMBERED: usize = 8;
+
+/// The pings of one wire.
+#[derive(Debug, Default)]
+pub(crate) struct Heartbeat {
+    number: u64,
+    outstanding: VecDeque<Ping>,
+    misses: u64,
+    rtt: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Ping {
+    number: u64,
+    sent: Instant,
+    /// Its patience is over, or never ran.
+    judged: bool,
+}
+
+/// What the unanswered pings say about the peer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Patience is over.
+    Silent,
+    /// Nothing yet; ask again at this time, if any.
+    Wait(Option<Instant>),
+}
+
+impl Heartbeat {
+    /// Makes the payload of the next ping. One that is `excused` measures the round trip, but its pong may stay away.
+    pub(crate) fn ping(&mut self, now: Instant, excused: bool) -> [u8; 8] {
+        self.number += 1;
+        if self.outstanding.len() == REMEMBERED {
+            self.outstanding.pop_front();
+        }
+        self.outstanding.push_back(Ping { number: self.number, sent: now, judged: excused });
+        self.number.to_be_bytes()
+    }
+
+    /// Takes a pong; returns the round trip if it answers a ping of ours.
+    pub(crate) fn pong(&mut self, now: Instant, payload: &[u8]) -> Option<Duration> {
+        let number = u64::from_be_bytes(payload.try_into().ok()?);
+        let index = self.outstanding.iter().position(|ping| ping.number == number)?;
+        let answered = self.outstanding.drain(..=index).next_back()?;
+        self.rtt = Some(now.saturating_duration_since(answered.sent));
+        self.rtt
+    }
+
+    /// Judges pings whose patience is over. A byte heard since the ping excuses a missing pong unless `strict`.
+    pub(crate) fn judge(&mut self, now: Instant, patience: Duration, strict: bool, heard: Instant) -> Verdict {
+        for ping in self.outstanding.iter_mut().filter(|ping| !ping.judged) {
+            if ping.sent + patience > now {
+                return Verdict::Wait(Some(ping.sent + patience));
+            }
+            ping.judged = true;
+            self.misses += 1;
+            if strict || heard <= ping.sent {
+                return Verdict::Silent;
+            }
+        }
+        Verdict::Wait(None)
+    }
+
+    /// Forgets the unanswered pings: the wire is gone, or its bytes are not being read.
+    pub(crate) fn forget(&mut self) {
+        self.outstanding.clear();
+    }
+
+    /// The latest round trip.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.rtt
+    }
+
+    /// How many pings were not answered within the patience.
+    pub(crate) fn misses(&self) -> u64 {
+        self.misses
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEC: Duration = Duration::from_secs(1);
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn every_ping_is_unique_and_only_its_own_pong_answers_it() {
+        let t0 = Instant::now();
+        let mut heartbeat = Heartbeat::default();
+        let (first, second) = (heartbeat.ping(t0, false), heartbeat.ping(t0 + SEC, false));
+        assert_ne!(first, second);
+        assert_eq!(heartbeat.pong(t0 + SEC, b"foreign!"), None);
+        assert_eq!(heartbeat.pong(t0 + SEC, b""), None);
+        assert_eq!(heartbeat.pong(t0 + 3 * SEC, &second), Some(2 * SEC));
+        assert_eq!(heartbeat.pong(t0 + 3 * SEC, &first), None, "settled by the later one");
+    }
+
+    #[test]
+    fn a_pong_later_than_the_interval_still_answers() {
+        let t0 = Instant::now();
+        let mut heartbeat = Heartbeat::default();
+        let first = heartbeat.ping(t0, false);
+        heartbeat.ping(t0 + 5 * SEC, false);
+        assert_eq!(heartbeat.pong(t0 + 7 * SEC, &first), Some(7 * SEC));
+        assert_eq!(heartbeat.judge(t0 + PATIENCE, PATIENCE, true, t0), Verdict::Wait(Some(t0 + 15 * SEC)));
+    }
+
+    #[test]
+    fn a_byte_since_the_ping_excuses_the_pong_unless_strict() {
+        let t0 = Instant::now();
+        let verdict = |strict, heard| {
+            let mut heartbeat = Heartbeat::default();
+            heartbeat.ping(t0, false);
+            (heartbeat.judge(t0 + PATIENCE, PATIENCE, strict, heard), heartbeat.misses())
+        };
+        assert_eq!(verdict(false, t0 + SEC), (Verdict::Wait(None), 1));
+        assert_eq!(verdict(true, t0 + SEC), (Verdict::Silent, 1));
+        assert_eq!(verdict(false, t0), (Verdict::Silent, 1));
+    }
+
+    #[test]
+    fn unanswered_pings_are_remembered_up_to_a_bound() {
+        let t0 = Instant::now();
+        let mut heartbeat = Heartbeat::default();
+        let first = heartbeat.ping(t0, false);
+        for _ in 0..1000 {
+            heartbeat.ping(t0, false);
+        }
+        assert_eq!(heartbeat.outstanding.len(), REMEMBERED);
+        assert_eq!(heartbeat.pong(t0, &first), None);
+    }
+}

@@ -1,0 +1,455 @@
+//! The life of one logical connection, as a pure state machine over inputs and `now`.
+//!
+//! The reactor feeds inputs (`handle_…`) and drains what they ask for with [`Session::take_actions`]; callers only record wishes
+//! (`wish_…`) and look. A repeated or early timeout is harmless, and `now` never runs backwards: it is clamped to the latest seen.
+//!
+//! ```text
+//!   Connecting ── opened ──► Open ── lost ──► Connecting (at once) or Waiting
+//!   Connecting ── failed ──► Waiting ── Timer::Redial ──► Connecting
+//!   Open ── close wished ──► Closing ── peer's Close, lost or Timer::Close ──► Closed
+//!   any ── close wished, no attempts left, or a fatal first failure ──► Closed
+//! ```
+
+mod backoff;
+mod heartbeat;
+mod timers;
+
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use self::backoff::Backoff;
+use self::heartbeat::{Heartbeat, Verdict};
+use self::timers::{Timer, Timers};
+use crate::config::Config;
+use crate::error::{Error, Phase};
+use crate::event::{Event, Generation, State};
+
+/// The longest pause a server may impose with `Retry-After`. Bans of venues last minutes; a longer demand is more likely a mistake, and
+/// one attempt an hour is no burden.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
+/// The state of one logical connection across its wires.
+#[derive(Debug)]
+pub struct Session {
+    config: Arc<Config>,
+    state: State,
+    generation: Generation,
+    /// Dials since the last wire that proved stable.
+    attempt: u32,
+    /// What the dial is doing, while `Connecting`.
+    phase: Phase,
+    backoff: Backoff,
+    heartbeat: Heartbeat,
+    timers: Timers,
+    /// When the wire last gave a byte, and a data message.
+    heard: Instant,
+    heard_data: Instant,
+    /// Reading is stopped because the inbox is full: the clocks of liveness stand still.
+    blocked: bool,
+    /// What the server chose on the latest wire.
+    subprotocol: Option<Arc<str>>,
+    wishes: Wishes,
+    actions: Vec<Action>,
+    /// Why the session ended; `None` inside if the program closed it.
+    end: Option<Option<Error>>,
+    now: Instant,
+}
+
+/// What a session asks of the reactor.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Begin a dial.
+    Dial {
+        /// Its number since the last stable wire.
+        attempt: u32,
+        /// When it will be given up.
+        deadline: Instant,
+    },
+    /// Give up the dial.
+    Abandon,
+    /// Send a ping with this payload.
+    Ping([u8; 8]),
+    /// Send a Close frame.
+    Close(u16, Arc<str>),
+    /// Drop the wire and report it lost for this cause.
+    Hangup(Error),
+    /// Deliver this event.
+    Emit(Event),
+}
+
+/// What callers have asked for and the reactor has not taken up yet. Repeated wishes merge.
+#[derive(Debug, Default)]
+struct Wishes {
+    close: Option<(u16, Arc<str>)>,
+    reconnect: bool,
+}
+
+impl Session {
+    /// A session that begins its first dial at once. The config must be valid.
+    pub fn new(config: Arc<Config>, seed: u64, now: Instant) -> Self {
+        let backoff = Backoff::new(config.base_delay, config.max_backoff, config.jitter, config.seed.unwrap_or(seed));
+        let mut session = Self {
+            config,
+            state: State::Connecting,
+            generation: Generation::default(),
+            attempt: 0,
+            phase: Phase::Resolve,
+            backoff,
+            heartbeat: Heartbeat::default(),
+            timers: Timers::default(),
+            heard: now,
+            heard_data: now,
+            blocked: false,
+            subprotocol: None,
+            wishes: Wishes::default(),
+            actions: Vec::new(),
+            end: None,
+            now,
+        };
+        session.dial();
+        session
+    }
+
+    // What callers may do.
+
+    /// Asks for a close handshake; the first wish stands.
+    pub fn wish_close(&mut self, code: u16, reason: Arc<str>) {
+        self.wishes.close.get_or_insert((code, reason));
+    }
+
+    /// Makes the payload of a ping that a caller sends now. It measures the round trip and proves nothing.
+    pub fn start_ping(&mut self, now: Instant) -> [u8; 8] {
+        let now = self.clamp(now);
+        self.heartbeat.ping(now, true)
+    }
+
+    /// Asks for a new wire, now.
+    pub fn wish_reconnect(&mut self) {
+        self.wishes.reconnect = true;
+    }
+
+    /// Where the connection stands, wishes included: after [`wish_reconnect`](Self::wish_reconnect) the old wire no longer counts.
+    pub fn state(&self) -> State {
+        match self.state {
+            State::Closed => State::Closed,
+            _ if self.wishes.close.is_some() => State::Closing,
+            State::Open | State::Waiting if self.wishes.reconnect => State::Connecting,
+            state => state,
+        }
+    }
+
+    /// Which wire is or was the latest.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Why the session ended, once it has: `Some(None)` if the program closed it.
+    pub fn end(&self) -> Option<&Option<Error>> {
+        self.end.as_ref()
+    }
+
+    /// Whether a wire was ever up.
+    pub fn was_open(&self) -> bool {
+        self.generation != Generation::default()
+    }
+
+    /// The subprotocol the server chose on the latest wire.
+    pub fn subprotocol(&self) -> Option<Arc<str>> {
+        self.subprotocol.clone()
+    }
+
+    /// The round trip of the latest answered ping.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.heartbeat.rtt()
+    }
+
+    /// How many pings were not answered in time.
+    pub fn misses(&self) -> u64 {
+        self.heartbeat.misses()
+    }
+
+    // What the reactor reports.
+
+    /// Something was read from the wire.
+    pub fn handle_receive(&mut self, now: Instant) {
+        self.heard = self.clamp(now);
+    }
+
+    /// What was read contained a data message.
+    pub fn handle_data(&mut self, now: Instant) {
+        self.heard_data = self.clamp(now);
+    }
+
+    /// A pong came; returns the round trip if it answers a ping of ours.
+    pub fn handle_pong(&mut self, now: Instant, payload: &[u8]) -> Option<Duration> {
+        let now = self.clamp(now);
+        self.heartbeat.pong(now, payload)
+    }
+
+    /// Reading was stopped because the inbox is full, or resumed. Meanwhile nothing can be heard, so nothing is concluded from silence.
+    pub fn handle_blocked(&mut self, now: Instant, blocked: bool) {
+        let now = self.clamp(now);
+        self.blocked = blocked;
+        self.heartbeat.forget();
+        self.timers.stop(Timer::Patience);
+        self.timers.stop(Timer::DataSilence);
+        if !blocked && self.state == State::Open {
+            self.start_clocks(now);
+        }
+    }
+
+    /// The dial goes on with this phase.
+    pub fn handle_phase(&mut self, now: Instant, phase: Phase) {
+        let now = self.clamp(now);
+        if self.state == State::Connecting && phase != self.phase {
+            self.enter_phase(now, phase);
+        }
+    }
+
+    /// The dial failed.
+    pub fn handle_dial_failed(&mut self, now: Instant, cause: Error) {
+        self.clamp(now);
+        if self.state == State::Connecting {
+            self.fail_dial(cause);
+        }
+    }
+
+    /// A wire of this generation is up, with the subprotocol the server chose.
+    pub fn handle_opened(&mut self, now: Instant, generation: Generation, subprotocol: Option<Arc<str>>) {
+        let now = self.clamp(now);
+        if self.state != State::Connecting {
+            return;
+        }
+        if !self.was_open() {
+            // The failures before the first wire do not count against the first loss.
+            self.attempt = 0;
+            self.backoff.reset();
+        }
+        self.state = State::Open;
+        self.generation = generation;
+        self.subprotocol = subprotocol;
+        self.timers.clear();
+        self.timers.set(Timer::Stable, now + self.config.stable_after);
+        if let Some(interval) = self.config.heartbeat_interval {
+            self.timers.set(Timer::Ping, now + interval);
+        }
+        self.blocked = false;
+        self.start_clocks(now);
+        self.emit(Event::Open);
+    }
+
+    /// The wire is gone.
+    pub fn handle_lost(&mut self, now: Instant, cause: Error) {
+        self.clamp(now);
+        match self.state {
+            State::Open => self.lose(cause),
+            State::Closing => self.finish(None),
+            State::Connecting | State::Waiting | State::Closed => {}
+        }
+    }
+
+    /// The session cannot go on: its handler panicked, its inbox overflowed, or the reactor stops.
+    pub fn handle_failure(&mut self, now: Instant, cause: Error) {
+        self.clamp(now);
+        if self.state != State::Closed {
+            self.finish(Some(cause));
+        }
+    }
+
+    /// Takes up what callers have asked for.
+    pub fn handle_wishes(&mut self, now: Instant) {
+        let now = self.clamp(now);
+        let wishes = mem::take(&mut self.wishes);
+        if let Some((code, reason)) = wishes.close {
+            match self.state {
+                State::Open => {
+                    self.state = State::Closing;
+                    self.timers.clear();
+                    self.timers.set(Timer::Close, now + self.config.close_timeout);
+                    self.actions.push(Action::Close(code, reason));
+                }
+                State::Connecting | State::Waiting => self.finish(None),
+                State::Closing | State::Closed => {}
+            }
+        } else if wishes.reconnect {
+            match self.state {
+                State::Open => self.actions.push(Action::Hangup(Error::Replaced)),
+                State::Waiting => self.dial(),
+                State::Connecting | State::Closing | State::Closed => {}
+            }
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let now = self.clamp(now);
+        while let Some(timer) = self.timers.take_due(now) {
+            match timer {
+                Timer::Dial => self.time_out_dial(self.config.connect_timeout),
+                Timer::Phase => self.time_out_dial(self.phase_limit(self.phase)),
+                Timer::Redial => self.dial(),
+                Timer::Stable => {
+                    self.attempt = 0;
+                    self.backoff.reset();
+                }
+                Timer::Ping => self.ping(now),
+                Timer::Patience => self.judge(now),
+                Timer::DataSilence => self.check_data(now, self.config.data_silence.unwrap_or_default()),
+                Timer::Close => self.actions.push(Action::Hangup(Error::Closed)),
+            }
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Whether callers have asked for something.
+    pub fn has_wishes(&self) -> bool {
+        self.wishes.reconnect || self.wishes.close.is_some()
+    }
+
+    /// Takes what is to be done, in order. Call after every input.
+    pub fn take_actions(&mut self) -> Vec<Action> {
+        mem::take(&mut self.actions)
+    }
+
+    fn dial(&mut self) {
+        let deadline = self.now + self.config.connect_timeout;
+        self.state = State::Connecting;
+        self.attempt = self.attempt.saturating_add(1);
+        self.timers.clear();
+        self.timers.set(Timer::Dial, deadline);
+        self.enter_phase(self.now, Phase::Resolve);
+        self.emit(Event::Dialing { attempt: self.attempt });
+        self.actions.push(Action::Dial { attempt: self.attempt, deadline });
+    }
+
+    fn enter_phase(&mut self, now: Instant, phase: Phase) {
+        self.phase = phase;
+        match self.config.phase_timeouts[phase as usize] {
+            Some(limit) => self.timers.set(Timer::Phase, now + limit),
+            None => self.timers.stop(Timer::Phase),
+        }
+    }
+
+    fn phase_limit(&self, phase: Phase) -> Duration {
+        self.config.phase_timeouts[phase as usize].unwrap_or(self.config.connect_timeout)
+    }
+
+    fn time_out_dial(&mut self, after: Duration) {
+        self.actions.push(Action::Abandon);
+        self.fail_dial(Error::DialTimeout { phase: self.phase, after });
+    }
+
+    fn fail_dial(&mut self, cause: Error) {
+        let allowed = if self.was_open() { self.config.redial_attempts } else { self.config.connect_attempts };
+        let fatal = cause.is_fatal();
+        if (fatal && !self.was_open()) || self.has_used(allowed) {
+            let end = if fatal || allowed <= 1 { cause.clone() } else { self.exhausted(&cause) };
+            self.emit(Event::DialFailed { attempt: self.attempt, cause, redial_in: None });
+            return self.finish(Some(end));
+        }
+        let rung = self.backoff.after_failure();
+        let mut delay = if fatal { self.config.max_backoff } else { rung };
+        if let Error::Refused(refusal) = &cause {
+            delay = delay.max(refusal.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX));
+        }
+        self.emit(Event::DialFailed { attempt: self.attempt, cause, redial_in: Some(delay) });
+        self.redial_in(delay);
+    }
+
+    fn lose(&mut self, cause: Error) {
+        self.heartbeat.forget();
+        if self.has_used(self.config.redial_attempts) && !matches!(cause, Error::Replaced) {
+            let end = if self.config.redial_attempts == 0 { cause.clone() } else { self.exhausted(&cause) };
+            self.emit(Event::Lost { cause, redial_in: None });
+            return self.finish(Some(end));
+        }
+        let delay = match cause {
+            Error::Replaced => Duration::ZERO,
+            _ => self.backoff.after_loss(),
+        };
+        self.emit(Event::Lost { cause, redial_in: Some(delay) });
+        self.redial_in(delay);
+    }
+
+    fn redial_in(&mut self, delay: Duration) {
+        if delay.is_zero() {
+            return self.dial();
+        }
+        self.state = State::Waiting;
+        self.timers.clear();
+        self.timers.set(Timer::Redial, self.now + delay);
+    }
+
+    /// Whether no dial is left of those allowed; the largest number means no limit.
+    fn has_used(&self, allowed: u32) -> bool {
+        allowed != u32::MAX && self.attempt >= allowed
+    }
+
+    fn exhausted(&self, last: &Error) -> Error {
+        Error::Exhausted { attempts: self.attempt, last: Arc::new(last.clone()) }
+    }
+
+    fn finish(&mut self, cause: Option<Error>) {
+        if self.state == State::Connecting {
+            self.actions.push(Action::Abandon);
+        }
+        self.state = State::Closed;
+        self.timers.clear();
+        self.wishes = Wishes::default();
+        self.end = Some(cause.clone());
+        self.emit(Event::Closed { cause });
+    }
+
+    fn ping(&mut self, now: Instant) {
+        let Some(interval) = self.config.heartbeat_interval else { return };
+        self.timers.set(Timer::Ping, now + interval);
+        let payload = self.heartbeat.ping(now, self.blocked);
+        self.actions.push(Action::Ping(payload));
+        if !self.blocked && !self.timers.is_set(Timer::Patience) {
+            self.timers.set(Timer::Patience, now + self.config.patience);
+        }
+    }
+
+    fn judge(&mut self, now: Instant) {
+        match self.heartbeat.judge(now, self.config.patience, self.config.strict, self.heard) {
+            Verdict::Silent => {
+                let quiet = now.saturating_duration_since(self.heard);
+                self.actions.push(Action::Hangup(Error::Silent { quiet }));
+            }
+            Verdict::Wait(Some(deadline)) => self.timers.set(Timer::Patience, deadline),
+            Verdict::Wait(None) => {}
+        }
+    }
+
+    /// Looks at the data clock when its timer fires and not with every message.
+    fn check_data(&mut self, now: Instant, limit: Duration) {
+        let quiet = now.saturating_duration_since(self.heard_data);
+        if quiet >= limit {
+            self.actions.push(Action::Hangup(Error::DataSilent { quiet }));
+        } else {
+            self.timers.set(Timer::DataSilence, self.heard_data + limit);
+        }
+    }
+
+    fn start_clocks(&mut self, now: Instant) {
+        self.heard = now;
+        self.heard_data = now;
+        if let Some(limit) = self.config.data_silence {
+            self.timers.set(Timer::DataSilence, now + limit);
+        }
+    }
+
+    fn emit(&mut self, event: Event) {
+        self.actions.push(Action::Emit(event));
+    }
+
+    fn clamp(&mut self, now: Instant) -> Instant {
+        self.now = self.now.max(now);
+        self.now
+    }
+}
