@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 
 /// Where to dial and what to ask for there.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Target {
+pub(crate) struct Target {
     pub(crate) tls: bool,
     pub(crate) host: Arc<str>,
     /// Set if the host is an address and needs no look-up.
@@ -33,7 +33,7 @@ impl Target {
     /// # Errors
     ///
     /// [`Error::Config`] that says what is wrong; it never repeats the URL, which may carry credentials.
-    pub fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let refuse = |reason: &str| Error::config("url", reason);
         if text.is_empty() {
             return Err(refuse("a URL is required"));

@@ -1,8 +1,8 @@
 //! One TCP (and TLS) stream that speaks WebSocket: bytes to messages and back, without ever blocking. Knows nothing of redialling.
 
-pub mod assembler;
-pub mod dial;
+pub(crate) mod assembler;
+pub(crate) mod dial;
 pub mod frame;
 pub mod handshake;
-pub mod out;
-pub mod tls;
+pub(crate) mod out;
+pub(crate) mod tls;

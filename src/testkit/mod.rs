@@ -1,0 +1,50 @@
+//! The test kit: an embedded WebSocket exchange that misbehaves on request.
+//!
+//! [`MockServer`] listens on an ephemeral local port, plain or TLS, and serves every connection from
+//! one thread. Left alone it echoes. A [`Script`] says what a connection does instead, from the moment
+//! TCP is accepted: refuse the upgrade, never answer, dribble bytes, withhold pongs, reset. A [`Peer`] is
+//! the server's end of one upgraded connection, to be driven by hand from the test. What clients sent is
+//! kept as [`Captured`] messages, and `expect` waits for one that satisfies a [`Matcher`].
+//!
+//! No thread of the kit sleeps or polls, and no test has to: whatever there is to wait for has a method
+//! with a timeout.
+//!
+//! ```
+//! use std::net::TcpStream;
+//! use std::time::Duration;
+//! use zen_websocket::testkit::{MockServer, Script};
+//!
+//! let server = MockServer::builder()
+//!     .script(Script::new().on_text(|peer, text| peer.send_text(&format!("you said {text}"))))
+//!     .start()?;
+//!
+//! // Any client will do; this one is tungstenite's.
+//! let stream = TcpStream::connect(server.address())?;
+//! let (mut client, _) = tungstenite::client(server.url(), stream).expect("the server upgrades");
+//! client.send("hello".into()).expect("sent");
+//! assert_eq!(client.read().expect("an answer").to_string(), "you said hello");
+//!
+//! server.expect("hello", Duration::from_secs(5)).expect("the server captured it");
+//! server.kill_all();
+//! assert!(client.read().is_err());
+//! # Ok::<(), std::io::Error>(())
+//! ```
+
+mod captured;
+mod certificate;
+mod connection;
+mod engine;
+mod frame;
+mod peer;
+mod request;
+mod script;
+mod server;
+mod wire;
+
+pub use captured::{Captured, ClientMessage, ExpectError, Matcher};
+pub use certificate::Certificate;
+pub use frame::Frame;
+pub use peer::Peer;
+pub use request::Request;
+pub use script::Script;
+pub use server::{MockServer, MockServerBuilder};
