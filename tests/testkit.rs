@@ -450,7 +450,8 @@ fn mute_server_accepts_and_says_nothing() {
 fn status_with_headers_and_body_is_answered() {
     let server = scripted(Script::new().status(503).header("X-Why", "maintenance").body("back soon"));
     let answer = exchange(&server, REQUEST);
-    let expected = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 9\r\nConnection: close\r\nX-Why: maintenance\r\n\r\nback soon";
+    let expected =
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 9\r\nConnection: close\r\nX-Why: maintenance\r\n\r\nback soon";
     assert_eq!(answer, expected);
     assert!(server.peers().is_empty());
 }
@@ -495,8 +496,7 @@ fn endless_headers_stop_only_with_the_client() {
 #[test]
 fn subprotocol_is_selected() {
     let server = scripted(Script::new().subprotocol("v2.exchange"));
-    let request =
-        tungstenite::ClientRequestBuilder::new(server.url().parse().unwrap()).with_sub_protocol("v2.exchange");
+    let request = tungstenite::ClientRequestBuilder::new(server.url().parse().unwrap()).with_sub_protocol("v2.exchange");
     let (_, response) = tungstenite::client(request, dial(&server)).unwrap();
     assert_eq!(response.headers()["sec-websocket-protocol"], "v2.exchange");
 }
@@ -631,8 +631,7 @@ fn pongs_may_be_withheld_or_late() {
 
 #[test]
 fn reader_that_stops_fills_the_clients_socket() {
-    let server =
-        MockServer::builder().receive_buffer(4096).script(Script::new().stop_reading().ignore()).start().unwrap();
+    let server = MockServer::builder().receive_buffer(4096).script(Script::new().stop_reading().ignore()).start().unwrap();
     let client = connect(&server);
     let peer = server.accept(SEC).unwrap();
     assert!(fill(client.get_ref(), 50_000_000) < 50_000_000);

@@ -470,6 +470,8 @@ impl Slot {
                 }
             }
             room -= 1;
+            // The peer sent its ping first, so its pong goes out before any answer to this message.
+            pongs.answer(shared);
             match self.sink.deliver(&context, event, turn.engine) {
                 Outcome::Delivered => {}
                 Outcome::Discarded => discarded += 1,
@@ -492,13 +494,7 @@ impl Slot {
         if messages > 0 && self.config.data_silence.is_some() {
             shared.session.lock().handle_data(at);
         }
-        if !turn.scratch.pongs.lengths.is_empty() {
-            let answered = shared.out.lock().pong(turn.scratch.pongs.iter());
-            turn.scratch.pongs.clear();
-            if answered.is_err() {
-                shared.post();
-            }
-        }
+        turn.scratch.pongs.answer(shared);
         flow
     }
 
@@ -643,6 +639,19 @@ impl Pongs {
         self.lengths.push(payload.len() as u8);
     }
 
+    /// Sends the pongs for all of them, in one write.
+    fn answer(&mut self, shared: &Shared) {
+        if self.lengths.is_empty() {
+            return;
+        }
+        let answered = shared.out.lock().pong(self.iter());
+        self.bytes.clear();
+        self.lengths.clear();
+        if answered.is_err() {
+            shared.post();
+        }
+    }
+
     fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = &self.bytes[..];
         self.lengths.iter().map(move |length| {
@@ -650,11 +659,6 @@ impl Pongs {
             rest = after;
             payload
         })
-    }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.lengths.clear();
     }
 }
 

@@ -27,10 +27,7 @@ impl Captured {
     pub fn text(&self) -> Option<&str> {
         match &self.message {
             ClientMessage::Text(text) => Some(text),
-            ClientMessage::Binary(_)
-            | ClientMessage::Ping(_)
-            | ClientMessage::Pong(_)
-            | ClientMessage::Close { .. } => None,
+            ClientMessage::Binary(_) | ClientMessage::Ping(_) | ClientMessage::Pong(_) | ClientMessage::Close { .. } => None,
         }
     }
 }

@@ -302,11 +302,7 @@ impl Connection {
         self.reads = self.script.reads;
 
         let accept = self.script.accept_key.clone().unwrap_or_else(|| derive_accept_key(key.as_bytes()));
-        let usual = [
-            ("Upgrade", "websocket".to_owned()),
-            ("Connection", "Upgrade".to_owned()),
-            ("Sec-WebSocket-Accept", accept),
-        ];
+        let usual = [("Upgrade", "websocket".to_owned()), ("Connection", "Upgrade".to_owned()), ("Sec-WebSocket-Accept", accept)];
         let head = self.script.head("101 Switching Protocols", &usual);
         self.wire.queue(|out| out.extend([head.as_bytes(), &self.script.glue].concat()));
         if let Some(run) = &self.script.on_open {

@@ -31,10 +31,7 @@ pub struct Request {
 impl Request {
     /// Parses the head of a request from the front of `bytes`, with the size of that head.
     /// `Ok(None)` asks for more bytes.
-    pub(super) fn parse(
-        bytes: &[u8],
-        tls: Option<&ServerConnection>,
-    ) -> Result<Option<(Self, usize)>, httparse::Error> {
+    pub(super) fn parse(bytes: &[u8], tls: Option<&ServerConnection>) -> Result<Option<(Self, usize)>, httparse::Error> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut headers);
         let httparse::Status::Complete(size) = request.parse(bytes)? else {
@@ -100,10 +97,7 @@ impl Request {
             (lists("upgrade", "websocket"), "the upgrade header does not list websocket"),
             (lists("connection", "upgrade"), "the connection header does not list upgrade"),
             (lists("sec-websocket-version", "13"), "the websocket version is not 13"),
-            (
-                self.header("sec-websocket-key").is_some_and(|key| key.len() == 24),
-                "the websocket key is not of 24 characters",
-            ),
+            (self.header("sec-websocket-key").is_some_and(|key| key.len() == 24), "the websocket key is not of 24 characters"),
         ];
         checks.into_iter().filter_map(|(kept, complaint)| (!kept).then_some(complaint))
     }

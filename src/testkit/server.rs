@@ -258,10 +258,7 @@ impl Drop for MockServer {
 
 impl fmt::Debug for MockServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MockServer")
-            .field("url", &self.url())
-            .field("accepted", &self.accepted())
-            .finish_non_exhaustive()
+        f.debug_struct("MockServer").field("url", &self.url()).field("accepted", &self.accepted()).finish_non_exhaustive()
     }
 }
 

@@ -47,11 +47,7 @@ enum Finish {
 }
 
 impl Wire {
-    pub(super) fn new(
-        stream: TcpStream,
-        tls: Option<&Arc<ServerConfig>>,
-        script: &Script,
-    ) -> Result<Self, rustls::Error> {
+    pub(super) fn new(stream: TcpStream, tls: Option<&Arc<ServerConfig>>, script: &Script) -> Result<Self, rustls::Error> {
         let tls = match tls {
             Some(config) => {
                 let mut tls = Box::new(ServerConnection::new(Arc::clone(config))?);

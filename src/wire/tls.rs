@@ -108,9 +108,11 @@ mod tests {
 
     #[test]
     fn equal_trust_shares_one_config() {
-        let trust = || Arc::new(Trust { without_system_roots: true, roots: vec![own_root()], client: None });
-        let (first, second) = (client_config(&trust()).unwrap(), client_config(&trust()).unwrap());
+        let trust = |root: &[u8]| Arc::new(Trust { without_system_roots: true, roots: vec![root.to_vec()], client: None });
+        let (one, other) = (own_root(), own_root());
+        let [first, second, third] = [&one, &one, &other].map(|root| client_config(&trust(root)).unwrap());
         assert!(Arc::ptr_eq(&first, &second));
+        assert!(!Arc::ptr_eq(&first, &third));
     }
 
     #[test]
