@@ -94,7 +94,8 @@ struct Guard(Arc<Shared>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.0.start_close(1000, "");
+        // The code is one that may be sent.
+        let _ = self.0.start_close(1000, "");
     }
 }
 
@@ -231,9 +232,7 @@ impl Client {
     ///
     /// [`Error::Config`] as [`close_with`](Self::close_with).
     pub fn start_close(&self, code: u16, reason: &str) -> Result<()> {
-        check_close(code, reason)?;
-        self.shared().start_close(code, reason);
-        Ok(())
+        self.shared().start_close(code, reason)
     }
 
     /// Replaces the wire: drops the open one, or ends the pause before the next dial. Config and handles stay as they are; nothing that
@@ -280,8 +279,7 @@ impl Reactor {
     pub fn open(&self, config: impl Into<Config>) -> Result<(Client, Inbox)> {
         let config = config.into();
         let (feed, inbox) = Inbox::pair(config.inbox_capacity);
-        inbox.note_feeder(self.mailbox());
-        let client = self.open_with(config, Sink { kind: Kind::Feed(feed), inbox: None })?;
+        let client = self.open_with(config, Sink(Kind::Feed(feed)))?;
         Ok((client, inbox))
     }
 
@@ -316,7 +314,7 @@ impl Driver {
     ///
     /// [`Error::Config`] for a setting that is wrong.
     pub fn open(&self, config: impl Into<Config>) -> Result<Client> {
-        start(&self.mailbox, config.into(), Sink { kind: Kind::Engine, inbox: None })
+        start(&self.mailbox, config.into(), Sink(Kind::Engine))
     }
 
     /// Opens a connection whose events go to a [`Handler`](crate::Handler) or a shared inbox (`&inbox`).
@@ -332,7 +330,7 @@ impl Driver {
 impl Sink {
     /// Where the free functions open a connection with this sink.
     fn reactor(&self) -> Result<Reactor> {
-        match self.kind {
+        match self.0 {
             Kind::Handler(_) => Reactor::builder().start(),
             Kind::Feed(_) | Kind::Engine => Reactor::shared(),
         }
@@ -342,25 +340,15 @@ impl Sink {
 fn start(mailbox: &Arc<Mailbox>, config: Config, sink: Sink) -> Result<Client> {
     let target = config.target()?;
     let tls = if target.tls { Some(tls::client_config(&config.trust)?) } else { None };
-    if let Some(inbox) = &sink.inbox {
-        inbox.note_feeder(mailbox);
+    if let Kind::Feed(feed) = &sink.0 {
+        feed.feeders.add(mailbox);
     }
     let config = Arc::new(config);
     let session = Session::new(config.clone(), rand::random(), Instant::now());
     let shared = Shared::new(ConnectionId::next(), session, config.unsent_max, mailbox.clone());
     log::debug!("{}: {target}", shared.id);
-    mailbox.open(Opening { shared: shared.clone(), config, tls, sink: sink.kind })?;
+    mailbox.open(Opening { shared: shared.clone(), config, tls, sink: sink.0 })?;
     Ok(Client(Arc::new(Guard(shared))))
-}
-
-fn check_close(code: u16, reason: &str) -> Result<()> {
-    if !crate::wire::frame::is_valid_close_code(code) {
-        return Err(Error::config("code", format!("{code} may not be sent in a Close frame")));
-    }
-    if reason.len() > 123 {
-        return Err(Error::config("reason", "is longer than 123 bytes"));
-    }
-    Ok(())
 }
 
 impl fmt::Debug for Client {

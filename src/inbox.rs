@@ -1,15 +1,14 @@
 //! The receiving end that callers hold.
 
+use std::fmt;
 use std::iter::FusedIterator;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
-use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::event::Received;
-use crate::reactor::{Feed, Kind, Mailbox, Sink};
+use crate::reactor::{Feed, Feeders, Kind, Sink};
 
 /// Yields the events of one or many connections, in order.
 ///
@@ -36,7 +35,7 @@ pub struct Inbox {
     receiver: Receiver<Received>,
     /// The sending end, if more connections may be opened into this inbox.
     feed: Option<Feed>,
-    feeders: Arc<Mutex<Vec<Arc<Mailbox>>>>,
+    feeders: Feeders,
 }
 
 impl Inbox {
@@ -54,7 +53,8 @@ impl Inbox {
 
     pub(crate) fn pair(capacity: usize) -> (Feed, Self) {
         let (sender, receiver) = crossbeam_channel::unbounded();
-        (Feed { sender, capacity }, Self { receiver, feed: None, feeders: Arc::default() })
+        let feeders = Feeders::default();
+        (Feed { sender, capacity, feeders: feeders.clone() }, Self { receiver, feed: None, feeders })
     }
 
     /// Waits for the next event.
@@ -135,18 +135,8 @@ impl Inbox {
         self.receiver.is_empty()
     }
 
-    pub(crate) fn note_feeder(&self, mailbox: &Arc<Mailbox>) {
-        let mut feeders = self.feeders.lock();
-        if !feeders.iter().any(|known| Arc::ptr_eq(known, mailbox)) {
-            feeders.push(mailbox.clone());
-        }
-    }
-
     fn check_thread(&self) -> Result<()> {
-        if self.feeders.lock().iter().any(|mailbox| mailbox.is_turned_here()) {
-            return Err(Error::OnReactor);
-        }
-        Ok(())
+        if self.feeders.include_this_thread() { Err(Error::OnReactor) } else { Ok(()) }
     }
 }
 
@@ -201,12 +191,12 @@ impl From<&Inbox> for Sink {
     /// If the inbox was made for one connection; see [`Inbox::shared`].
     fn from(inbox: &Inbox) -> Self {
         let feed = inbox.feed.clone().expect("only an inbox made by Inbox::shared takes further connections");
-        Self { kind: Kind::Feed(feed), inbox: Some(inbox.clone()) }
+        Self(Kind::Feed(feed))
     }
 }
 
-impl std::fmt::Debug for Inbox {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inbox").field("len", &self.len()).finish_non_exhaustive()
     }
 }

@@ -127,8 +127,12 @@ impl Context<'_> {
     }
 
     /// Begins to close the connection; takes effect after the messages read together with this one.
-    pub fn start_close(&self, code: u16, reason: &str) {
-        self.shared.start_close(code, reason);
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::start_close`](crate::Client::start_close).
+    pub fn start_close(&self, code: u16, reason: &str) -> Result<()> {
+        self.shared.start_close(code, reason)
     }
 
     /// Replaces the wire; takes effect after the messages read together with this one.

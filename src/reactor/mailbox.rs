@@ -100,7 +100,9 @@ impl Mailbox {
         if !self.filled.swap(false, Ordering::SeqCst) {
             return Content::default();
         }
-        mem::take(&mut *self.content.lock())
+        let mut content = self.content.lock();
+        let closed = content.closed;
+        mem::replace(&mut *content, Content { closed, ..Content::default() })
     }
 
     /// Takes everything for the last time; later arrivals are refused.

@@ -22,7 +22,7 @@ pub use self::handler::{Context, Handler};
 pub(crate) use self::mailbox::Mailbox;
 pub(crate) use self::shared::Shared;
 pub use self::sink::Sink;
-pub(crate) use self::sink::{Feed, Kind};
+pub(crate) use self::sink::{Feed, Feeders, Kind};
 pub(crate) use self::slot::Opening;
 use crate::error::{Error, Result};
 

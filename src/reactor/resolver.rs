@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use rustls::ClientConfig;
 
 use crate::config::{self, Config, DialPlan, Redacted};
 use crate::error::{Error, Result};
@@ -47,6 +48,8 @@ pub(crate) struct Query {
     pub(crate) attempt: u32,
     pub(crate) deadline: Instant,
     pub(crate) config: Arc<Config>,
+    /// Set unless the config's own URL is plain.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
     pub(crate) mailbox: Arc<Mailbox>,
 }
 
@@ -104,7 +107,12 @@ impl Query {
         if let (Some(literal), true) = (target.literal, wanted.addresses.is_empty()) {
             wanted.addresses.push((literal, target.port).into());
         }
-        let tls = if target.tls { Some(tls::client_config(&config.trust)?) } else { None };
+        let tls = match &self.tls {
+            _ if !target.tls => None,
+            Some(tls) => Some(tls.clone()),
+            // The hook turned ws into wss.
+            None => Some(tls::client_config(&config.trust)?),
+        };
         Ok(Plan {
             target,
             headers: wanted.headers.0,

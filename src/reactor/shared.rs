@@ -17,6 +17,7 @@ use crate::event::{ConnectionId, Generation, Sent, State};
 use crate::reactor::mailbox::Mailbox;
 use crate::session::Session;
 use crate::stats::Stats;
+use crate::wire::frame;
 use crate::wire::out::Out;
 
 pub(crate) struct Shared {
@@ -86,9 +87,16 @@ impl Shared {
         sent
     }
 
-    pub(crate) fn start_close(&self, code: u16, reason: &str) {
+    pub(crate) fn start_close(&self, code: u16, reason: &str) -> Result<()> {
+        if !frame::is_valid_close_code(code) {
+            return Err(Error::config("code", format!("{code} may not be sent in a Close frame")));
+        }
+        if reason.len() > frame::CONTROL_MAX - 2 {
+            return Err(Error::config("reason", "is longer than 123 bytes"));
+        }
         self.session.lock().wish_close(code, reason.into());
         self.post();
+        Ok(())
     }
 
     pub(crate) fn reconnect(&self) -> Result<()> {

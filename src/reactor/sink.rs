@@ -1,22 +1,20 @@
 //! Where the events of a connection go.
 
 use std::any::Any;
+use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
 
 use crossbeam_channel::Sender;
+use parking_lot::Mutex;
 
 use crate::event::{Event, EventRef, Message, Received};
 use crate::reactor::handler::{Context, Handler};
+use crate::reactor::mailbox::Mailbox;
 
 /// Where the events of a connection go: a [`Handler`], or an [`Inbox`](crate::Inbox) that several connections share (`&inbox`).
-#[derive(Debug)]
-pub struct Sink {
-    pub(crate) kind: Kind,
-    /// The inbox it feeds, if that is shared.
-    pub(crate) inbox: Option<crate::Inbox>,
-}
+pub struct Sink(pub(crate) Kind);
 
-#[derive(Debug)]
 pub(crate) enum Kind {
     Feed(Feed),
     Handler(Box<Handler>),
@@ -25,11 +23,16 @@ pub(crate) enum Kind {
 }
 
 /// The sending end of an inbox.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Feed {
     pub(crate) sender: Sender<Received>,
     pub(crate) capacity: usize,
+    pub(crate) feeders: Feeders,
 }
+
+/// The drivers that feed an inbox: on the threads that turn them, nobody may wait for it.
+#[derive(Clone, Default)]
+pub(crate) struct Feeders(Arc<Mutex<Vec<Arc<Mailbox>>>>);
 
 /// The closure of a turn.
 pub(crate) type Engine<'a> = dyn FnMut(&Context<'_>, EventRef<'_>) + 'a;
@@ -75,8 +78,31 @@ impl Kind {
     }
 }
 
+impl Feeders {
+    pub(crate) fn add(&self, mailbox: &Arc<Mailbox>) {
+        let mut known = self.0.lock();
+        if !known.iter().any(|known| Arc::ptr_eq(known, mailbox)) {
+            known.push(mailbox.clone());
+        }
+    }
+
+    pub(crate) fn include_this_thread(&self) -> bool {
+        self.0.lock().iter().any(|mailbox| mailbox.is_turned_here())
+    }
+}
+
+impl fmt::Debug for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Kind::Feed(_) => "Sink(inbox)",
+            Kind::Handler(_) => "Sink(handler)",
+            Kind::Engine => "Sink(engine)",
+        })
+    }
+}
+
 impl From<Handler> for Sink {
     fn from(handler: Handler) -> Self {
-        Self { kind: Kind::Handler(Box::new(handler)), inbox: None }
+        Self(Kind::Handler(Box::new(handler)))
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mio::{Registry, Token};
+use parking_lot::MutexGuard;
 use rustls::ClientConfig;
 
 use crate::config::{Config, Overflow};
@@ -33,7 +34,7 @@ const LAST_RECEIVES: usize = 64;
 pub(crate) struct Opening {
     pub(crate) shared: Arc<Shared>,
     pub(crate) config: Arc<Config>,
-    /// Keeps the TLS config alive between dials, so that they resume.
+    /// Made on the caller's thread, and kept between dials so that they resume.
     pub(crate) tls: Option<Arc<ClientConfig>>,
     pub(crate) sink: Kind,
 }
@@ -41,7 +42,7 @@ pub(crate) struct Opening {
 pub(crate) struct Slot {
     pub(crate) shared: Arc<Shared>,
     config: Arc<Config>,
-    _tls: Option<Arc<ClientConfig>>,
+    tls: Option<Arc<ClientConfig>>,
     sink: Kind,
     link: Link,
     generation: Generation,
@@ -121,7 +122,7 @@ impl Slot {
         Self {
             shared: opening.shared,
             config: opening.config,
-            _tls: opening.tls,
+            tls: opening.tls,
             sink: opening.sink,
             link: Link::Down,
             generation: Generation::default(),
@@ -296,6 +297,7 @@ impl Slot {
             attempt,
             deadline,
             config: self.config.clone(),
+            tls: self.tls.clone(),
             mailbox: self.shared.mailbox.clone(),
         };
         query.start();
@@ -407,7 +409,9 @@ impl Slot {
         let mut length = 0;
         let mut end = None;
         while !cipher.is_empty() && end.is_none() {
-            let step = self.shared.out.lock().decrypt(&mut cipher, &mut plain[length..]);
+            let mut out = self.shared.out.lock();
+            let step = out.decrypt(&mut cipher, &mut plain[length..]);
+            MutexGuard::unlock_fair(out);
             match step {
                 Ok(step) => {
                     length += step.plain;

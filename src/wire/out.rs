@@ -107,6 +107,13 @@ impl<W: Write> Out<W> {
 
     /// Gives up the wire, with what it had not sent.
     pub fn end(&mut self) -> Remains<W> {
+        if self.phase == Phase::CloseSent
+            && let Some(tls) = &mut self.tls
+        {
+            // An orderly end of TLS (RFC 8446 §6.1); whoever does not hear it has gone already.
+            tls.send_close_notify();
+            let _ = self.encode(|_| ()).and_then(|()| self.write());
+        }
         let remains = Remains { stream: self.stream.take(), messages: self.ends.len(), bytes: self.unsent() };
         self.phase = Phase::Down;
         self.failure = None;

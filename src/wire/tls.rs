@@ -23,12 +23,19 @@ static CONFIGS: Mutex<Vec<(Arc<Trust>, Weak<ClientConfig>)>> = Mutex::new(Vec::n
 ///
 /// [`Error::Config`] if a certificate or key cannot be read.
 pub(crate) fn client_config(trust: &Arc<Trust>) -> Result<Arc<ClientConfig>> {
-    let mut configs = CONFIGS.lock();
-    configs.retain(|(_, config)| config.strong_count() > 0);
-    if let Some(config) = configs.iter().filter(|(have, _)| have == trust).find_map(|(_, config)| config.upgrade()) {
+    let known = |configs: &mut Vec<(Arc<Trust>, Weak<ClientConfig>)>| {
+        configs.retain(|(_, config)| config.strong_count() > 0);
+        configs.iter().filter(|(have, _)| have == trust).find_map(|(_, config)| config.upgrade())
+    };
+    if let Some(config) = known(&mut CONFIGS.lock()) {
         return Ok(config);
     }
+    // Reading the system's roots takes long; nobody else has to wait for it.
     let config = Arc::new(build(trust)?);
+    let mut configs = CONFIGS.lock();
+    if let Some(config) = known(&mut configs) {
+        return Ok(config);
+    }
     configs.push((trust.clone(), Arc::downgrade(&config)));
     Ok(config)
 }
