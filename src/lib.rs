@@ -1,4 +1,55 @@
-//! A WebSocket client for programs without an async runtime. (Guide to follow.)
+//! A WebSocket client for trading engines without an async runtime.
+//!
+//! A reactor thread owns the sockets of any number of connections and keeps them up; callers hold a [`Client`] to send and an [`Inbox`]
+//! or a [`Handler`] to receive. Sends leave on the calling thread with one write. Losses, redials and the end of a connection arrive as
+//! [`Event`]s in order with the messages.
+//!
+//! ```
+//! use zen_websocket::{Config, Event, connect};
+//! # use zen_websocket::testkit::MockServer;
+//! # let server = MockServer::start()?;
+//! # let url = server.url();
+//!
+//! let (client, inbox) = connect(Config::new(url).header("X-Api-Key", "4711"))?;
+//! client.send("hello")?;
+//! for received in &inbox {
+//!     match received.event {
+//!         Event::Message(message) => {
+//!             assert_eq!(message.text(), Some("hello"));
+//!             client.start_close(1000, "done")?;
+//!         }
+//!         Event::Lost { cause, .. } => println!("lost, what was built before is stale: {cause}"),
+//!         other => println!("{other:?}"),
+//!     }
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The words
+//!
+//! A *wire* is one TCP stream that speaks WebSocket. A *connection* outlives its wires; each has a [`Generation`]. To *dial* is to make a
+//! wire. An *event* is what an inbox yields or a handler gets.
+//!
+//! # How it is built
+//!
+//! | floor | modules | what they know |
+//! | --- | --- | --- |
+//! | 0 | `error`, `event`, `config`, `target`, `stats` | what users see |
+//! | 1 | `session` | when to dial, ping, give up: a pure state machine over inputs and `now` |
+//! | 1 | `wire` | bytes to messages and back, without blocking: frames, handshake, TLS, dialling |
+//! | 2 | `reactor` | the loop that joins the two ([`Driver::turn`]), its thread, its resolvers |
+//! | 3 | `client`, `inbox` | what callers hold |
+//!
+//! Callers and the reactor share two locks per connection, never held together: one around the session, for a few field accesses, one
+//! around the sending half, for one frame and one write. Receiving takes no lock that a sender waits for, except to decrypt.
+//!
+//! # Logs
+//!
+//! State changes are logged through [`log`], under the targets of this crate's modules: `info` for open and closed by this program,
+//! `warn` for a loss, a failed dial, messages dropped or unsent, `error` for a connection that ended for a cause, `debug` for dials. No
+//! line carries header values, user info or query values.
+
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod client;
 mod config;
@@ -13,6 +64,14 @@ mod target;
 pub mod testkit;
 mod wire;
 
+pub use crate::client::{Client, connect, connect_with, open, open_with};
+pub use crate::config::{Config, DialPlan, Overflow};
+pub use crate::error::{Error, Explanation, Phase, Refusal, Result};
+pub use crate::event::{ConnectionId, Event, EventRef, Generation, Message, Received, Sent, State};
+pub use crate::inbox::{Inbox, IntoIter, Iter};
+pub use crate::reactor::{Builder, Context, Driver, Handler, Reactor, Sink, Wait};
+pub use crate::stats::Stats;
+
 /// The pure floors, for this crate's own tests and benchmarks. Not part of the API.
 #[doc(hidden)]
 pub mod internals {
@@ -23,10 +82,7 @@ pub mod internals {
     pub use crate::wire::out::{Decrypted, Out, Remains};
 }
 
-pub use crate::client::{Client, connect, connect_with, open, open_with};
-pub use crate::config::{Config, DialPlan, Overflow};
-pub use crate::error::{Error, Explanation, Phase, Refusal, Result};
-pub use crate::event::{ConnectionId, Event, EventRef, Generation, Message, Received, Sent, State};
-pub use crate::inbox::Inbox;
-pub use crate::reactor::{Builder, Context, Driver, Handler, Reactor, Sink, Wait};
-pub use crate::stats::Stats;
+/// The programs of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
