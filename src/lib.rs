@@ -69,7 +69,7 @@ pub use crate::config::{Config, DialPlan, Overflow};
 pub use crate::error::{Error, Explanation, Phase, Refusal, Result};
 pub use crate::event::{ConnectionId, Event, EventRef, Generation, Message, Received, Sent, State};
 pub use crate::inbox::{Inbox, IntoIter, Iter};
-pub use crate::reactor::{Builder, Context, Driver, Handler, Reactor, Sink, Wait};
+pub use crate::reactor::{Context, Driver, Handler, Reactor, ReactorBuilder, Sink, Wait};
 pub use crate::stats::Stats;
 
 /// The pure floors, for this crate's own tests and benchmarks. Not part of the API.

@@ -62,7 +62,7 @@ pub enum Wait {
 
 /// Settings of a [`Reactor`].
 #[derive(Clone, Debug)]
-pub struct Builder {
+pub struct ReactorBuilder {
     name: String,
     wait: Wait,
 }
@@ -85,8 +85,8 @@ impl Reactor {
     }
 
     /// Settings for a reactor of one's own.
-    pub fn builder() -> Builder {
-        Builder { name: "zen-websocket".to_owned(), wait: Wait::Park }
+    pub fn builder() -> ReactorBuilder {
+        ReactorBuilder { name: "zen-websocket".to_owned(), wait: Wait::Park }
     }
 
     /// Ends all connections with [`Error::Stopped`], without waiting for close handshakes, and ends the thread. Whatever its
@@ -108,7 +108,7 @@ impl Reactor {
     }
 }
 
-impl Builder {
+impl ReactorBuilder {
     /// The name of the thread. Default `zen-websocket`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();

@@ -23,6 +23,7 @@ use crate::reactor::sink::{Engine, Kind, Outcome};
 use crate::session::Action;
 use crate::wire::assembler::{Assembler, Item};
 use crate::wire::dial::{Dial, Opened, Progress};
+use crate::wire::out::Out;
 
 /// How much one receive takes from a socket; what bounds how long one connection keeps the others waiting.
 pub(crate) const RECEIVE_MAX: usize = 64 << 10;
@@ -389,7 +390,8 @@ impl Slot {
                     self.decode(turn, &received[..count], at, true)
                 };
                 match decoded {
-                    Flow::More if is_short => Flow::Drained,
+                    // Windows reports a socket as ready again only after it was read to `WouldBlock`.
+                    Flow::More if is_short && !cfg!(windows) => Flow::Drained,
                     flow => flow,
                 }
             }
@@ -617,7 +619,7 @@ impl Slot {
     }
 
     /// Writes as the reactor; a failure is taken up with the posts.
-    fn write(&self, write: impl FnOnce(&mut crate::wire::out::Out<Stream>) -> Result<(), Error>) {
+    fn write(&self, write: impl FnOnce(&mut Out<Stream>) -> Result<(), Error>) {
         let written = write(&mut self.shared.out.lock());
         if written.is_err() {
             self.shared.post();
