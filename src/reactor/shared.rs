@@ -78,13 +78,25 @@ impl Shared {
     fn send(&self, opcode: OpCode, payload: &[u8], expected: Option<Generation>) -> Result<Sent> {
         let sent = self.out.lock().send(opcode, payload, expected);
         match &sent {
-            Ok(_) => {}
+            Ok(Sent::Written) => {}
+            // The reactor flushes the rest when the kernel has room.
+            Ok(Sent::Buffered) => self.post(),
             // The wire is dead; the reactor reads what it still holds and reports the loss.
             Err(Error::Io(_)) => self.post(),
             Err(Error::NotConnected) if matches!(self.state(), State::Closing | State::Closed) => return Err(Error::Closed),
             Err(_) => {}
         }
         sent
+    }
+
+    /// Writes a control frame, as the reactor. A failure, or what the kernel did not take, is seen to with the next posts.
+    pub(crate) fn write(&self, write: impl FnOnce(&mut Out<Stream>) -> Result<()>) {
+        let mut out = self.out.lock();
+        let is_done = write(&mut out).is_ok() && out.unsent() == 0;
+        drop(out);
+        if !is_done {
+            self.post();
+        }
     }
 
     pub(crate) fn start_close(&self, code: u16, reason: &str) -> Result<()> {

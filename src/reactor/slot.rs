@@ -23,7 +23,6 @@ use crate::reactor::sink::{Engine, Kind, Outcome};
 use crate::session::Action;
 use crate::wire::assembler::{Assembler, Item};
 use crate::wire::dial::{Dial, Opened, Progress};
-use crate::wire::out::Out;
 
 /// How much one receive takes from a socket; what bounds how long one connection keeps the others waiting.
 pub(crate) const RECEIVE_MAX: usize = 64 << 10;
@@ -73,6 +72,8 @@ struct Wire {
     readable: bool,
     /// The kernel said that the peer closed or the socket failed, so a short read is not the end of what there is.
     hangup: bool,
+    /// The kernel took less than it was given: the next writable edge means something.
+    unsent: bool,
     /// Reading is stopped because the inbox is full.
     blocked: bool,
     /// What was read and the inbox had no room for, and when.
@@ -159,10 +160,10 @@ impl Slot {
         }
     }
 
-    /// Writes what waits; the kernel has room again.
+    /// The kernel has room again. Every event says so, so the senders' lock is taken only if something waits.
     pub(crate) fn handle_writable(&mut self) {
-        if matches!(self.link, Link::Open(_)) {
-            self.write(|out| out.flush());
+        if matches!(&self.link, Link::Open(wire) if wire.unsent) {
+            self.flush();
         }
     }
 
@@ -201,8 +202,7 @@ impl Slot {
     /// A caller wants the slot to be looked at.
     pub(crate) fn handle_post(&mut self, turn: &mut Turn<'_>) {
         self.shared.attend();
-        let failure = self.shared.out.lock().failure();
-        if let Some(cause) = failure {
+        if let Some(cause) = self.flush() {
             self.lose_after_reading(turn, cause);
         }
         self.shared.session.lock().handle_wishes(Instant::now());
@@ -277,8 +277,8 @@ impl Slot {
                         self.query(attempt, deadline);
                     }
                     Action::Abandon => self.link = Link::Down,
-                    Action::Ping(payload) => self.write(|out| out.ping(&payload)),
-                    Action::Close(code, reason) => self.write(|out| out.close(Some(code), &reason)),
+                    Action::Ping(payload) => self.shared.write(|out| out.ping(&payload)),
+                    Action::Close(code, reason) => self.shared.write(|out| out.close(Some(code), &reason)),
                     Action::Hangup(cause) => self.drop_wire(turn, cause),
                     Action::Emit(event) => self.report(turn, &event),
                 }
@@ -314,6 +314,7 @@ impl Slot {
             assembler: Assembler::new(self.config.max_message),
             readable: true,
             hangup: false,
+            unsent: false,
             blocked: false,
             backlog: Vec::new(),
             backlog_at: Instant::now(),
@@ -413,7 +414,12 @@ impl Slot {
         while !cipher.is_empty() && end.is_none() {
             let mut out = self.shared.out.lock();
             let step = out.decrypt(&mut cipher, &mut plain[length..]);
+            let unsent = out.unsent() > 0;
             MutexGuard::unlock_fair(out);
+            if unsent {
+                // What TLS had to answer may be among it.
+                self.shared.post();
+            }
             match step {
                 Ok(step) => {
                     length += step.plain;
@@ -618,12 +624,19 @@ impl Slot {
         }
     }
 
-    /// Writes as the reactor; a failure is taken up with the posts.
-    fn write(&self, write: impl FnOnce(&mut Out<Stream>) -> Result<(), Error>) {
-        let written = write(&mut self.shared.out.lock());
-        if written.is_err() {
-            self.shared.post();
+    /// Writes what waits, and notes whether something still does. Returns why writing has failed, if it has.
+    ///
+    /// Whoever leaves something unsent posts the slot, which leads here: an edge that came before the note is made up for by this write,
+    /// and one that comes after it finds the note.
+    fn flush(&mut self) -> Option<Error> {
+        let (failure, unsent) = {
+            let mut out = self.shared.out.lock();
+            (out.flush().err().or_else(|| out.failure()), out.unsent() > 0)
+        };
+        if let Link::Open(wire) = &mut self.link {
+            wire.unsent = unsent;
         }
+        failure
     }
 }
 
@@ -650,12 +663,9 @@ impl Pongs {
         if self.lengths.is_empty() {
             return;
         }
-        let answered = shared.out.lock().pong(self.iter());
+        shared.write(|out| out.pong(self.iter()));
         self.bytes.clear();
         self.lengths.clear();
-        if answered.is_err() {
-            shared.post();
-        }
     }
 
     fn iter(&self) -> impl Iterator<Item = &[u8]> {

@@ -6,8 +6,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How many unanswered pings are remembered; a pong for an older one is taken for a stranger's.
-const REMEMBERED: usize = 8;
+/// How many unanswered pings are remembered; a pong for one that was forgotten is taken for a stranger's.
+const REMEMBERED: usize = 64;
 
 /// The pings of one wire.
 #[derive(Debug, Default)]
@@ -40,7 +40,9 @@ impl Heartbeat {
     pub(crate) fn ping(&mut self, now: Instant, excused: bool) -> [u8; 8] {
         self.number += 1;
         if self.outstanding.len() == REMEMBERED {
-            self.outstanding.pop_front();
+            // Never the oldest that is still to be judged: frequent pings would put off its verdict for ever.
+            let index = self.outstanding.iter().position(|ping| ping.judged).unwrap_or(1);
+            self.outstanding.remove(index);
         }
         self.outstanding.push_back(Ping { number: self.number, sent: now, judged: excused });
         self.number.to_be_bytes()
@@ -132,11 +134,12 @@ mod tests {
     fn unanswered_pings_are_remembered_up_to_a_bound() {
         let t0 = Instant::now();
         let mut heartbeat = Heartbeat::default();
-        let first = heartbeat.ping(t0, false);
+        let (first, second) = (heartbeat.ping(t0, false), heartbeat.ping(t0, false));
         for _ in 0..1000 {
             heartbeat.ping(t0, false);
         }
         assert_eq!(heartbeat.outstanding.len(), REMEMBERED);
-        assert_eq!(heartbeat.pong(t0, &first), None);
+        assert_eq!(heartbeat.pong(t0, &second), None);
+        assert_eq!(heartbeat.pong(t0, &first), Some(Duration::ZERO), "the oldest to be judged stays");
     }
 }

@@ -12,6 +12,8 @@
 
 mod backoff;
 mod heartbeat;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use std::mem;
@@ -227,6 +229,8 @@ impl Session {
             self.backoff.reset();
         }
         self.state = State::Open;
+        // Who asked for a new wire while it was dialled has it.
+        self.wishes.reconnect = false;
         self.generation = generation;
         self.subprotocol = subprotocol;
         self.timers.clear();
@@ -345,6 +349,7 @@ impl Session {
     }
 
     fn fail_dial(&mut self, cause: Error) {
+        self.state = State::Waiting;
         let allowed = if self.was_open() { self.config.redial_attempts } else { self.config.connect_attempts };
         let fatal = cause.is_fatal();
         if (fatal && !self.was_open()) || self.has_used(allowed) {

@@ -75,9 +75,9 @@ fn build(trust: &Trust) -> Result<ClientConfig> {
     Ok(config)
 }
 
-/// The certificates in a PEM text, or the one that is DER.
+/// The certificates in a PEM text, or the one that is DER. Bundles have comments before the first certificate (RFC 7468 §5.2).
 fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    if !bytes.trim_ascii_start().starts_with(b"-----BEGIN") {
+    if !bytes.windows(10).any(|window| window == b"-----BEGIN") {
         return Ok(vec![CertificateDer::from(bytes.to_vec())]);
     }
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
