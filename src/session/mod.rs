@@ -264,8 +264,7 @@ impl Session {
     /// Takes up what callers have asked for.
     pub fn handle_wishes(&mut self, now: Instant) {
         let now = self.clamp(now);
-        let wishes = mem::take(&mut self.wishes);
-        if let Some((code, reason)) = wishes.close {
+        if let Some((code, reason)) = self.wishes.close.take() {
             match self.state {
                 State::Open => {
                     self.state = State::Closing;
@@ -276,9 +275,13 @@ impl Session {
                 State::Connecting | State::Waiting => self.finish(None),
                 State::Closing | State::Closed => {}
             }
-        } else if wishes.reconnect {
+        } else if mem::take(&mut self.wishes.reconnect) {
             match self.state {
-                State::Open => self.actions.push(Action::Hangup(Error::Replaced)),
+                State::Open => {
+                    // Until the wire is dropped it no longer counts.
+                    self.wishes.reconnect = true;
+                    self.actions.push(Action::Hangup(Error::Replaced));
+                }
                 State::Waiting => self.dial(),
                 State::Connecting | State::Closing | State::Closed => {}
             }
@@ -310,11 +313,6 @@ impl Session {
         self.timers.next()
     }
 
-    /// Whether callers have asked for something.
-    pub fn has_wishes(&self) -> bool {
-        self.wishes.reconnect || self.wishes.close.is_some()
-    }
-
     /// Takes what is to be done, in order. Call after every input.
     pub fn take_actions(&mut self) -> Vec<Action> {
         mem::take(&mut self.actions)
@@ -323,6 +321,7 @@ impl Session {
     fn dial(&mut self) {
         let deadline = self.now + self.config.connect_timeout;
         self.state = State::Connecting;
+        self.wishes.reconnect = false;
         self.attempt = self.attempt.saturating_add(1);
         self.timers.clear();
         self.timers.set(Timer::Dial, deadline);

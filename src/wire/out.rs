@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
+use std::iter;
 use std::mem;
 use std::sync::Arc;
 
@@ -140,9 +141,8 @@ impl<W: Write> Out<W> {
         if expected.is_some_and(|expected| expected != self.generation) {
             return Err(Error::Stale { current: self.generation });
         }
-        let unsent = self.unsent();
-        if unsent > 0 && unsent + payload.len() + frame::HEADER_MAX > self.unsent_max {
-            return Err(Error::Full { unsent });
+        if !self.has_room(payload) {
+            return Err(Error::Full { unsent: self.unsent() });
         }
         self.encode(|out| frame::encode(opcode, frame::next_key(), payload, out))?;
         let is_idle = self.write()?;
@@ -152,9 +152,9 @@ impl<W: Write> Out<W> {
         Ok(if is_idle { Sent::Written } else { Sent::Buffered })
     }
 
-    /// Sends a ping of the session.
+    /// Sends a ping of the session. One that finds no room is left out and counts as unanswered in time.
     pub fn ping(&mut self, payload: &[u8]) -> Result<(), Error> {
-        if self.phase != Phase::Ready {
+        if self.phase != Phase::Ready || !self.has_room(payload) {
             return Ok(());
         }
         self.encode(|out| frame::encode(OpCode::Control(Control::Ping), frame::next_key(), payload, out))?;
@@ -173,8 +173,14 @@ impl<W: Write> Out<W> {
             }
             return Ok(());
         }
+        // One that has waited goes first.
+        let waited = self.pong.take();
         self.encode(|out| {
-            payloads.for_each(|payload| frame::encode(OpCode::Control(Control::Pong), frame::next_key(), payload, out));
+            let mut pong = |payload: &[u8]| frame::encode(OpCode::Control(Control::Pong), frame::next_key(), payload, out);
+            if let Some(payload) = &waited {
+                pong(payload);
+            }
+            payloads.for_each(pong);
         })?;
         self.write().map(|_| ())
     }
@@ -195,10 +201,8 @@ impl<W: Write> Out<W> {
         if matches!(self.phase, Phase::Down | Phase::Dead) {
             return Ok(());
         }
-        if self.write()?
-            && let Some(payload) = self.pong.take()
-        {
-            self.pong([&*payload].into_iter())?;
+        if self.write()? && self.pong.is_some() {
+            self.pong(iter::empty())?;
         }
         Ok(())
     }
@@ -244,6 +248,12 @@ impl<W: Write> Out<W> {
         self.generation
     }
 
+    /// Whether a frame may join what the kernel has not taken; the first one always may.
+    fn has_room(&self, payload: &[u8]) -> bool {
+        let unsent = self.unsent();
+        unsent == 0 || unsent + payload.len() + frame::HEADER_MAX <= self.unsent_max
+    }
+
     /// Appends the frames that `make` writes to the buffer, encrypted if the wire is.
     fn encode(&mut self, make: impl FnOnce(&mut Vec<u8>)) -> Result<(), Error> {
         if self.start > self.buffer.len() / 2 {
@@ -268,20 +278,24 @@ impl<W: Write> Out<W> {
     /// Writes until nothing is left (`true`) or the kernel takes no more.
     fn write(&mut self) -> Result<bool, Error> {
         let Some(stream) = &mut self.stream else { return Ok(true) };
-        while self.start < self.buffer.len() {
+        let written = loop {
+            if self.start == self.buffer.len() {
+                break Ok(true);
+            }
             match stream.write(&self.buffer[self.start..]) {
-                Ok(0) => return Err(self.die(io::ErrorKind::WriteZero.into())),
+                Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
                 Ok(taken) => self.start += taken,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(self.die(error)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(false),
+                Err(error) => break Err(error),
             }
-        }
+        };
+        // However it ended: what the kernel took before is not unsent.
         let accepted = self.queued - self.unsent() as u64;
         while self.ends.front().is_some_and(|end| *end <= accepted) {
             self.ends.pop_front();
         }
-        if self.start < self.buffer.len() {
+        if !written.map_err(|error| self.die(error))? {
             return Ok(false);
         }
         self.buffer.clear();
