@@ -180,7 +180,7 @@ impl Client {
         self.shared().session.lock().subprotocol()
     }
 
-    /// Waits until the connection is in this state.
+    /// Waits until the connection is in this state. The event that tells of it may reach the inbox a moment later.
     ///
     /// # Errors
     ///

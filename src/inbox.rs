@@ -106,6 +106,9 @@ impl Inbox {
     ///
     /// As [`recv`](Self::recv).
     pub fn spin(&self) -> Result<Received> {
+        if let Some(received) = self.try_recv()? {
+            return Ok(received);
+        }
         self.check_thread()?;
         loop {
             if let Some(received) = self.try_recv()? {

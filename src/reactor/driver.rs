@@ -165,8 +165,12 @@ impl Driver {
     }
 
     fn poll(&mut self, timeout: Option<Duration>) -> Result<()> {
-        let until_due = self.next_deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let mut wait = [timeout, until_due].into_iter().flatten().min();
+        let mut wait = timeout;
+        // Who spins need not know what is due later.
+        if wait != Some(Duration::ZERO) {
+            let until_due = self.next_deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            wait = [timeout, until_due].into_iter().flatten().min();
+        }
         if wait != Some(Duration::ZERO) && !self.mailbox.fall_asleep() {
             wait = Some(Duration::ZERO);
         }

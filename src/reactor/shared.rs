@@ -136,14 +136,14 @@ impl Shared {
 
     /// Waits until `done` gives a value.
     pub(crate) fn wait<T>(&self, timeout: Option<Duration>, mut done: impl FnMut(&Session) -> Option<T>) -> Result<T> {
-        if self.mailbox.is_turned_here() {
-            return Err(Error::OnReactor);
-        }
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut session = self.session.lock();
         loop {
             if let Some(value) = done(&session) {
                 return Ok(value);
+            }
+            if self.mailbox.is_turned_here() {
+                return Err(Error::OnReactor);
             }
             match deadline {
                 None => self.changed.wait(&mut session),

@@ -20,7 +20,7 @@ use crate::reactor::panic_text;
 use crate::reactor::resolver::{Query, Resolved};
 use crate::reactor::shared::{Counters, Shared, Stream};
 use crate::reactor::sink::{Engine, Kind, Outcome};
-use crate::session::Action;
+use crate::session::{Action, Session};
 use crate::wire::assembler::{Assembler, Item};
 use crate::wire::dial::{Dial, Opened, Progress};
 
@@ -322,10 +322,11 @@ impl Slot {
         self.shared.out.lock().open(self.generation, stream, opened.tls);
         let now = Instant::now();
         self.shared.session.lock().handle_opened(now, self.generation, opened.subprotocol.map(Into::into));
-        self.obey(turn);
+        // Before the event: a handler that panics on it ends the wire, and `on_lost` comes second.
         if let Some(hook) = &self.config.on_open {
             run_hook("on_open", || hook(self.shared.id, self.generation));
         }
+        self.obey(turn);
         if !opened.glued.is_empty() {
             self.shared.session.lock().handle_receive(now);
             let flow = self.decode(turn, &opened.glued, now, true);
@@ -442,6 +443,10 @@ impl Slot {
 
     /// Delivers the messages in `bytes`. With `bounded` false the inbox's capacity is overstepped.
     fn decode(&mut self, turn: &mut Turn<'_>, bytes: &[u8], at: Instant, bounded: bool) -> Flow {
+        // What was dropped came before these messages, so its report does too.
+        if self.dropped > 0 && self.sink.room() > 0 {
+            self.report_gap(turn);
+        }
         let Link::Open(wire) = &mut self.link else { return Flow::Drained };
         let shared = &self.shared;
         let context = Context { connection: shared.id, generation: self.generation, at, shared };
@@ -541,18 +546,30 @@ impl Slot {
     }
 
     fn drop_wire(&mut self, turn: &mut Turn<'_>, cause: Error) {
-        self.end_wire(turn, &cause);
-        self.shared.session.lock().handle_lost(Instant::now(), cause);
+        self.end(turn, cause, Session::handle_lost);
     }
 
     fn fail(&mut self, turn: &mut Turn<'_>, cause: Error) {
-        self.end_wire(turn, &cause);
-        self.shared.session.lock().handle_failure(Instant::now(), cause);
+        self.end(turn, cause, Session::handle_failure);
         self.obey(turn);
     }
 
-    /// Takes leave of the peer if it may still listen, reports what did not leave, and drops the socket.
-    fn end_wire(&mut self, turn: &mut Turn<'_>, cause: &Error) {
+    /// Ends the wire, if there is one, and tells the session and the hook.
+    fn end(&mut self, turn: &mut Turn<'_>, cause: Error, tell: fn(&mut Session, Instant, Error)) {
+        let was_open = self.end_wire(turn, &cause);
+        let is_own_close = {
+            let mut session = self.shared.session.lock();
+            tell(&mut session, Instant::now(), cause.clone());
+            matches!(session.end(), Some(None))
+        };
+        if let (true, Some(hook)) = (was_open, &self.config.on_lost) {
+            let cause = if is_own_close { &Error::Closed } else { &cause };
+            run_hook("on_lost", || hook(self.shared.id, self.generation, cause));
+        }
+    }
+
+    /// Takes leave of the peer if it may still listen, reports what did not leave, and drops the socket. Returns whether there was one.
+    fn end_wire(&mut self, turn: &mut Turn<'_>, cause: &Error) -> bool {
         if let Link::Open(wire) = &mut self.link
             && !wire.backlog.is_empty()
             && !self.broken
@@ -562,7 +579,7 @@ impl Slot {
             wire.blocked = false;
             self.decode(turn, &backlog, at, false);
         }
-        let Link::Open(mut wire) = mem::replace(&mut self.link, Link::Down) else { return };
+        let Link::Open(mut wire) = mem::replace(&mut self.link, Link::Down) else { return false };
         self.report_gap(turn);
         let remains = {
             let mut out = self.shared.out.lock();
@@ -576,15 +593,13 @@ impl Slot {
         if remains.messages > 0 {
             self.report(turn, &Event::Unsent { messages: remains.messages, bytes: remains.bytes });
         }
-        if let Some(hook) = &self.config.on_lost {
-            run_hook("on_lost", || hook(self.shared.id, self.generation, cause));
-        }
         // With unread bytes the kernel would answer the peer with a reset, which can overtake our Close frame.
         let _ = wire.stream.0.shutdown(Shutdown::Write);
         let _ = wire.stream.read(&mut turn.scratch.received);
         if let Some(stream) = Arc::get_mut(&mut wire.stream.0) {
             let _ = turn.registry.deregister(stream);
         }
+        true
     }
 
     fn report_gap(&mut self, turn: &mut Turn<'_>) {
@@ -616,9 +631,7 @@ impl Slot {
                 }
                 if !mem::replace(&mut self.broken, true) {
                     // Inside `obey`, which goes on with what this asks for.
-                    let cause = Error::Panicked(text);
-                    self.end_wire(turn, &cause);
-                    self.shared.session.lock().handle_failure(Instant::now(), cause);
+                    self.end(turn, Error::Panicked(text), Session::handle_failure);
                 }
             }
         }
