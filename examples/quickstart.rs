@@ -42,14 +42,17 @@ fn main() -> Result<(), Box<dyn Error>> {
                     n if n >= TICKS => client.start_close(1000, "that was all")?,
                     n if n % 10 == 0 => {
                         asked = Instant::now();
-                        client.send("order")?;
+                        // Meant for the wire that this message came on, and no other.
+                        if let Err(error) = client.send_on(received.generation, "order") {
+                            println!("not sent: {error}");
+                        }
                     }
                     _ => {}
                 }
             }
-            Event::Lost { .. } => {
+            Event::Lost { cause, redial_in } => {
                 losses += 1;
-                println!("{:?}", received.event);
+                println!("{} lost: {cause}; redial in {redial_in:?}", received.generation);
             }
             event => println!("{event:?}"),
         }
