@@ -16,7 +16,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let exchange = MockServer::builder().tls().script(Script::new().on_open(stream_ticks)).start()?;
     let root = exchange.root_certificate().ok_or("the exchange speaks TLS")?;
     let config = Config::new(exchange.url()).root_certificate(root).heartbeat_interval(Duration::from_secs(1));
-    println!("connecting to {}", exchange.url());
     let (client, inbox) = connect(config)?;
 
     let mut one_way = Histogram::<u64>::new(3)?;

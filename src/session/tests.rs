@@ -729,11 +729,11 @@ fn while_closing_nothing_is_pinged_judged_or_redialled() {
     drain(&mut s);
     s.wish_reconnect();
     s.handle_wishes(t0);
+    s.handle_blocked(t0, true);
+    s.handle_blocked(t0, false);
     s.handle_timeout(t0 + SEC);
     s.handle_dial_failed(t0 + SEC, refused());
     s.handle_opened(t0 + SEC, generation(2), None);
-    s.handle_blocked(t0 + SEC, true);
-    s.handle_blocked(t0 + SEC, false);
     assert_eq!(drain(&mut s), [""; 0]);
     assert_eq!((s.state(), s.generation(), s.next_deadline()), (State::Closing, generation(1), Some(t0 + 2 * SEC)));
 }
