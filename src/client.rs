@@ -226,7 +226,7 @@ impl Client {
         self.shared().wait(None, |session| session.end().map(|_| ()))
     }
 
-    /// As [`close_with`](Self::close_with), but returns at once.
+    /// As [`close_with`](Self::close_with), but returns at once. Until the reactor has taken it up, a moment later, sends still leave.
     ///
     /// # Errors
     ///
@@ -236,7 +236,7 @@ impl Client {
     }
 
     /// Replaces the wire: drops the open one, or ends the pause before the next dial. Config and handles stay as they are; nothing that
-    /// was not sent yet is sent on the new wire.
+    /// was not sent yet is sent on the new wire. Until the reactor has taken it up, a moment later, sends still leave on the old one.
     ///
     /// # Errors
     ///

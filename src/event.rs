@@ -26,13 +26,14 @@ pub struct Received {
 /// What happened on a connection.
 ///
 /// The order of a life is `Dialing (DialFailed Dialing)* Open (Message | Gap)* Unsent? Lost Dialing … Closed`; after `Closed` nothing
-/// comes. Whatever was built from messages before a `Lost` is stale after the next `Open`.
+/// comes. A wire that is open when its connection is closed ends without a `Lost`. Whatever was built from messages before a `Lost` is
+/// stale after the next `Open`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
     /// A dial begins.
     Dialing {
-        /// Counts the dials since the last wire that proved stable, from 1.
+        /// Counts the dials since the last wire that proved [stable](crate::Config::stable_after), or since the first wire, from 1.
         attempt: u32,
     },
     /// A dial failed.
@@ -57,7 +58,7 @@ pub enum Event {
     Unsent {
         /// How many.
         messages: usize,
-        /// Bytes on the wire they would have taken, frame headers and TLS included.
+        /// Bytes the kernel had not taken, with those of control frames among them.
         bytes: usize,
     },
     /// The wire is gone.

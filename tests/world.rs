@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::env;
 use std::fmt;
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -358,15 +359,18 @@ impl World {
     }
 
     fn time_out(&mut self, now: Instant) {
-        if let Link::Open(wire) = &self.link
-            && wire.closing.is_none()
-            && now >= wire.opened + self.rules.stable_after
+        self.session.handle_timeout(now);
+        self.obey();
+    }
+
+    /// The wire ends; if it was up for long enough, the ladder starts over.
+    fn end_wire(&mut self) {
+        if let Link::Open(wire) = mem::replace(&mut self.link, Link::Down)
+            && self.now >= wire.opened + self.rules.stable_after
         {
             self.model.attempt = 0;
             self.model.rung = None;
         }
-        self.session.handle_timeout(now);
-        self.obey();
     }
 
     /// Passes something on to the session, as the shell would.
@@ -442,7 +446,7 @@ impl World {
             }
             News::Lost(generation, cause) => {
                 if self.wire_of(generation).is_some() {
-                    self.link = Link::Down;
+                    self.end_wire();
                 }
                 if !is_dialing && matches!(self.link, Link::Down) {
                     self.session.handle_lost(now, cause);
@@ -559,7 +563,7 @@ impl World {
                             self.check_hangup(&cause);
                         }
                         hung_up = true;
-                        self.link = Link::Down;
+                        self.end_wire();
                         self.session.handle_lost(self.now, cause);
                     }
                     Action::Emit(event) => self.take(event),
@@ -656,7 +660,7 @@ impl World {
                 self.seen.data_silent += u64::from(matches!(cause, Error::DataSilent { .. }));
                 self.seen.replaced += u64::from(replaced);
                 if allowed != u32::MAX && self.model.attempt >= allowed && !replaced {
-                    self.expect_end(&cause, allowed == 0, redial_in);
+                    self.expect_end(&cause, allowed <= 1, redial_in);
                 } else if replaced {
                     self.expect_pause(Duration::ZERO, Duration::ZERO, redial_in);
                 } else if self.model.rung.is_none() {

@@ -37,13 +37,14 @@ pub struct Session {
     config: Arc<Config>,
     state: State,
     generation: Generation,
-    /// Dials since the last wire that proved stable.
+    /// Dials since the last wire that proved stable, or since the first.
     attempt: u32,
     /// What the dial is doing, while `Connecting`.
     phase: Phase,
     backoff: Backoff,
     heartbeat: Heartbeat,
     timers: Timers,
+    opened: Instant,
     /// When the wire last gave a byte, and a data message.
     heard: Instant,
     heard_data: Instant,
@@ -100,6 +101,7 @@ impl Session {
             backoff,
             heartbeat: Heartbeat::default(),
             timers: Timers::default(),
+            opened: now,
             heard: now,
             heard_data: now,
             blocked: false,
@@ -120,7 +122,7 @@ impl Session {
         self.wishes.close.get_or_insert((code, reason));
     }
 
-    /// Makes the payload of a ping that a caller sends now. It measures the round trip and proves nothing.
+    /// Makes the payload of a ping that a caller sends now. It measures the round trip; nothing is concluded if its pong stays away.
     pub fn start_ping(&mut self, now: Instant) -> [u8; 8] {
         let now = self.clamp(now);
         self.heartbeat.ping(now, true)
@@ -234,7 +236,7 @@ impl Session {
         self.generation = generation;
         self.subprotocol = subprotocol;
         self.timers.clear();
-        self.timers.set(Timer::Stable, now + self.config.stable_after);
+        self.opened = now;
         if let Some(interval) = self.config.heartbeat_interval {
             self.timers.set(Timer::Ping, now + interval);
         }
@@ -296,10 +298,6 @@ impl Session {
                 Timer::Dial => self.time_out_dial(self.config.connect_timeout),
                 Timer::Phase => self.time_out_dial(self.phase_limit(self.phase)),
                 Timer::Redial => self.dial(),
-                Timer::Stable => {
-                    self.attempt = 0;
-                    self.backoff.reset();
-                }
                 Timer::Ping => self.ping(now),
                 Timer::Patience => self.judge(now),
                 Timer::DataSilence => self.check_data(now, self.config.data_silence.unwrap_or_default()),
@@ -352,7 +350,7 @@ impl Session {
         let allowed = if self.was_open() { self.config.redial_attempts } else { self.config.connect_attempts };
         let fatal = cause.is_fatal();
         if (fatal && !self.was_open()) || self.has_used(allowed) {
-            let end = if fatal || allowed <= 1 { cause.clone() } else { self.exhausted(&cause) };
+            let end = if fatal { cause.clone() } else { self.exhausted(allowed, &cause) };
             self.emit(Event::DialFailed { attempt: self.attempt, cause, redial_in: None });
             return self.finish(Some(end));
         }
@@ -367,8 +365,12 @@ impl Session {
 
     fn lose(&mut self, cause: Error) {
         self.heartbeat.forget();
+        if self.now.saturating_duration_since(self.opened) >= self.config.stable_after {
+            self.attempt = 0;
+            self.backoff.reset();
+        }
         if self.has_used(self.config.redial_attempts) && !matches!(cause, Error::Replaced) {
-            let end = if self.config.redial_attempts == 0 { cause.clone() } else { self.exhausted(&cause) };
+            let end = self.exhausted(self.config.redial_attempts, &cause);
             self.emit(Event::Lost { cause, redial_in: None });
             return self.finish(Some(end));
         }
@@ -394,8 +396,12 @@ impl Session {
         allowed != u32::MAX && self.attempt >= allowed
     }
 
-    fn exhausted(&self, last: &Error) -> Error {
-        Error::Exhausted { attempts: self.attempt, last: Arc::new(last.clone()) }
+    /// Why the session ends when no attempt is left: the cause itself if there was only one.
+    fn exhausted(&self, allowed: u32, last: &Error) -> Error {
+        match allowed {
+            0 | 1 => last.clone(),
+            _ => Error::Exhausted { attempts: self.attempt, last: Arc::new(last.clone()) },
+        }
     }
 
     fn finish(&mut self, cause: Option<Error>) {
@@ -414,7 +420,7 @@ impl Session {
         self.timers.set(Timer::Ping, now + interval);
         let payload = self.heartbeat.ping(now, self.blocked);
         self.actions.push(Action::Ping(payload));
-        if !self.blocked && !self.timers.is_set(Timer::Patience) {
+        if !self.timers.is_set(Timer::Patience) {
             self.timers.set(Timer::Patience, now + self.config.patience);
         }
     }

@@ -967,7 +967,7 @@ fn a_time_before_the_latest_seen_counts_as_the_latest() {
     s.handle_lost(t0 + SEC, Error::Disconnected);
     assert_eq!(s.next_deadline(), Some(t0 + 105 * SEC));
     s.handle_opened(t0 + 2 * SEC, generation(2), None);
-    assert_eq!(s.next_deadline(), Some(t0 + 110 * SEC));
+    assert_eq!(s.next_deadline(), Some(t0 + 130 * SEC));
 }
 
 #[test]

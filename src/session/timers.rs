@@ -11,8 +11,6 @@ pub(crate) enum Timer {
     Phase,
     /// The pause before the next dial is over.
     Redial,
-    /// The wire has been up long enough for the redial ladder to start over.
-    Stable,
     /// The next ping is due.
     Ping,
     /// An unanswered ping must be judged.
@@ -23,8 +21,8 @@ pub(crate) enum Timer {
     Close,
 }
 
-const ALL: [Timer; 8] =
-    [Timer::Dial, Timer::Phase, Timer::Redial, Timer::Stable, Timer::Ping, Timer::Patience, Timer::DataSilence, Timer::Close];
+const ALL: [Timer; 7] =
+    [Timer::Dial, Timer::Phase, Timer::Redial, Timer::Ping, Timer::Patience, Timer::DataSilence, Timer::Close];
 
 /// The deadline of each [`Timer`] that is armed.
 #[derive(Debug, Default)]

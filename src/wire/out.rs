@@ -98,8 +98,12 @@ impl<W: Write> Out<W> {
     }
 
     /// Takes a wire on which the upgrade succeeded.
+    ///
+    /// # Panics
+    ///
+    /// If the last one was not given up.
     pub fn open(&mut self, generation: Generation, stream: W, tls: Option<Box<ClientConnection>>) {
-        self.end();
+        assert_eq!(self.phase, Phase::Down, "what the last wire left unsent would be lost");
         self.generation = generation;
         self.stream = Some(stream);
         self.tls = tls;
@@ -191,7 +195,6 @@ impl<W: Write> Out<W> {
             return Ok(());
         }
         self.phase = Phase::CloseSent;
-        self.pong = None;
         self.encode(|out| frame::encode_close(code, reason, frame::next_key(), out))?;
         self.write().map(|_| ())
     }
