@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     let us = |h: &Histogram<u64>, q| h.value_at_quantile(q) as f64 / 1000.0;
-    println!("{messages} messages, {losses} losses, {} wires", client.generation().number());
+    println!("{messages} messages, losses: {losses}, wires: {}", client.generation().number());
     println!("round trip   p50 {:.1} µs, p99 {:.1} µs", us(&round_trip, 0.5), us(&round_trip, 0.99));
     println!("one-way tick p50 {:.1} µs, p99 {:.1} µs", us(&one_way, 0.5), us(&one_way, 0.99));
     Ok(())

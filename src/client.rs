@@ -26,10 +26,15 @@ use crate::wire::tls;
 /// several. [`Error::OnReactor`] inside a handler of that reactor.
 ///
 /// ```no_run
-/// let (client, inbox) = zen_websocket::connect("wss://www.example.com/ws")?;
-/// client.send(r#"{"op":"subscribe","args":["ticker"]}"#)?;
-/// for received in inbox.iter().take(10) {
+/// use zen_websocket::{Event, connect};
+///
+/// let (client, inbox) = connect("wss://www.example.com/ws")?;
+/// for received in &inbox {
 ///     println!("{:?}", received.event);
+///     // The first wire's Open is among the events, so this subscribes on every wire.
+///     if let Event::Open = received.event {
+///         client.send_on(received.generation, r#"{"op":"subscribe","args":["ticker"]}"#)?;
+///     }
 /// }
 /// # Ok::<(), zen_websocket::Error>(())
 /// ```
@@ -49,11 +54,16 @@ pub fn open(config: impl Into<Config>) -> Result<(Client, Inbox)> {
 /// Opens a connection whose events go to a [`Handler`](crate::Handler) or a shared inbox (`&inbox`), and waits until it is open.
 ///
 /// A handler gets a reactor of its own, so that it delays no other connection and no other delays it; [`Reactor::connect_with`] puts
-/// several on one. A shared inbox is fed by the [shared reactor](Reactor::shared).
+/// several on one. A shared inbox is fed by the [shared reactor](Reactor::shared). Keep the client: dropping the last one closes the
+/// connection.
 ///
 /// # Errors
 ///
 /// As [`connect`].
+///
+/// # Panics
+///
+/// If the sink is an inbox that was not made by [`Inbox::shared`].
 pub fn connect_with(config: impl Into<Config>, sink: impl Into<Sink>) -> Result<Client> {
     let sink = sink.into();
     sink.reactor()?.connect_with(config, sink)
@@ -64,6 +74,10 @@ pub fn connect_with(config: impl Into<Config>, sink: impl Into<Sink>) -> Result<
 /// # Errors
 ///
 /// [`Error::Config`] for a setting that is wrong.
+///
+/// # Panics
+///
+/// As [`connect_with`].
 pub fn open_with(config: impl Into<Config>, sink: impl Into<Sink>) -> Result<Client> {
     let sink = sink.into();
     sink.reactor()?.open_with(config, sink)
@@ -80,12 +94,14 @@ pub fn open_with(config: impl Into<Config>, sink: impl Into<Sink>) -> Result<Cli
 /// use std::time::Duration;
 /// use zen_websocket::{State, open};
 ///
-/// let (client, _inbox) = open("wss://www.example.com/ws")?;
+/// // Nobody listens here: what arrives is discarded and counted.
+/// let (client, _) = open("wss://www.example.com/ws")?;
 /// client.wait(State::Open, Duration::from_secs(10))?;
 /// client.send("hello")?;
 /// client.close()?;
 /// # Ok::<(), zen_websocket::Error>(())
 /// ```
+#[must_use = "dropping the last client closes the connection"]
 #[derive(Clone)]
 pub struct Client(Arc<Guard>);
 
@@ -133,7 +149,7 @@ impl Client {
     ///
     /// As [`send`](Self::send), and [`Error::Json`] if the value cannot be written as JSON.
     pub fn send_json<T: Serialize + ?Sized>(&self, value: &T) -> Result<Sent> {
-        self.shared().send_json(value)
+        self.shared().send_json(value, None)
     }
 
     /// Sends a text message if the wire is still the one of this generation: what was decided on the state of one wire must not leave
@@ -146,6 +162,15 @@ impl Client {
         self.shared().send_text(text, Some(generation))
     }
 
+    /// Sends a value as JSON text if the wire is still the one of this generation; otherwise as [`send_on`](Self::send_on).
+    ///
+    /// # Errors
+    ///
+    /// As [`send_on`](Self::send_on), and [`Error::Json`] if the value cannot be written as JSON.
+    pub fn send_json_on<T: Serialize + ?Sized>(&self, generation: Generation, value: &T) -> Result<Sent> {
+        self.shared().send_json(value, Some(generation))
+    }
+
     /// Sends a binary message if the wire is still the one of this generation; otherwise as [`send_on`](Self::send_on).
     ///
     /// # Errors
@@ -155,7 +180,8 @@ impl Client {
         self.shared().send_binary(bytes, Some(generation))
     }
 
-    /// Sends a ping now, besides those of the heartbeat; its round trip appears in [`stats`](Self::stats).
+    /// Sends a ping now, besides those of the heartbeat; its round trip appears in [`stats`](Self::stats). Nothing is concluded if its
+    /// pong stays away.
     ///
     /// # Errors
     ///
@@ -182,6 +208,9 @@ impl Client {
 
     /// Waits until the connection is in this state. The event that tells of it may reach the inbox a moment later.
     ///
+    /// A state that was passed through between two looks may be missed, as `Waiting` is by the immediate first redial; events tell of
+    /// every one.
+    ///
     /// # Errors
     ///
     /// [`Error::Timeout`] if it was not by then; why it closed ([`Error::Closed`] if this program did) if it never will be;
@@ -206,7 +235,8 @@ impl Client {
     }
 
     /// Closes with code 1000 and waits until the connection has ended: for the close handshake if a wire is open
-    /// ([`Config::close_timeout`] at most), otherwise hardly at all. Closing twice is fine.
+    /// ([`Config::close_timeout`] at most), otherwise hardly at all. Closing twice is fine. On a [`Driver`] somebody has to go on
+    /// turning meanwhile.
     ///
     /// # Errors
     ///
@@ -288,6 +318,10 @@ impl Reactor {
     /// # Errors
     ///
     /// As [`connect_with`], and [`Error::Stopped`].
+    ///
+    /// # Panics
+    ///
+    /// As [`connect_with`].
     pub fn connect_with(&self, config: impl Into<Config>, sink: impl Into<Sink>) -> Result<Client> {
         self.check_thread()?;
         self.open_with(config, sink)?.wait_first()
@@ -298,6 +332,10 @@ impl Reactor {
     /// # Errors
     ///
     /// As [`open_with`], and [`Error::Stopped`].
+    ///
+    /// # Panics
+    ///
+    /// As [`connect_with`].
     pub fn open_with(&self, config: impl Into<Config>, sink: impl Into<Sink>) -> Result<Client> {
         start(self.mailbox(), config.into(), sink.into())
     }
@@ -322,6 +360,10 @@ impl Driver {
     /// # Errors
     ///
     /// [`Error::Config`] for a setting that is wrong.
+    ///
+    /// # Panics
+    ///
+    /// As [`connect_with`].
     pub fn open_with(&self, config: impl Into<Config>, sink: impl Into<Sink>) -> Result<Client> {
         start(&self.mailbox, config.into(), sink.into())
     }

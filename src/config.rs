@@ -24,6 +24,7 @@ use crate::target::Target;
 /// assert!(!format!("{config:?}").contains("t0p5ecret"));
 /// assert!(!format!("{config:?}").contains("4711"));
 /// ```
+#[must_use]
 #[derive(Clone)]
 pub struct Config {
     pub(crate) url: String,
@@ -53,11 +54,15 @@ pub struct Config {
     pub(crate) on_lost: Option<LostHook>,
 }
 
-/// What happens to messages for which the inbox has no room. State events are always delivered.
+/// What happens to messages for which the inbox has no room.
+///
+/// `Open`, `Lost`, `Unsent`, `Gap` and `Closed` are delivered even into a full inbox; `Dialing`, and `DialFailed` with a further dial to
+/// come, are left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overflow {
     /// Stops reading the socket until there is room, so that TCP slows the peer down. Nothing is lost, but what comes next is old, and
-    /// a peer may close a connection that does not keep up.
+    /// a peer may close a connection that does not keep up. Meanwhile nothing is heard: a loss is noticed only by a write that fails (a
+    /// ping's at the latest), silence not at all, and pings of the peer wait. A program that only sends drops its inbox.
     #[default]
     Block,
     /// Drops what does not fit and reports how much as [`Event::Gap`](crate::Event::Gap).
@@ -127,7 +132,7 @@ impl Config {
         }
     }
 
-    /// Adds a header to the upgrade request of every dial. `Host` replaces the one made from the URL; the headers of the WebSocket
+    /// Adds a header to the upgrade request of every dial; a repeated name is sent twice. `Host` replaces the one made from the URL; the headers of the WebSocket
     /// handshake itself are refused.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
@@ -190,7 +195,8 @@ impl Config {
         self
     }
 
-    /// Whether a lost wire is replaced. On by default; off is [`redial_attempts(0)`](Self::redial_attempts): the loss closes.
+    /// Whether a lost wire is replaced, without limit. On by default; off is [`redial_attempts(0)`](Self::redial_attempts): the loss
+    /// closes. Of the two settings the later one counts.
     pub fn reconnect(self, on: bool) -> Self {
         self.redial_attempts(if on { u32::MAX } else { 0 })
     }
@@ -276,7 +282,8 @@ impl Config {
         self
     }
 
-    /// How many events the inbox made for this connection may hold before [`overflow`](Self::overflow) applies. Default 8,192.
+    /// How many events the inbox made for this connection may hold before [`overflow`](Self::overflow) applies. Default 8,192. State
+    /// events, and what was read before a wire ended (64 KiB of frames at most), may exceed it.
     pub fn inbox_capacity(mut self, events: usize) -> Self {
         self.inbox_capacity = events;
         self
@@ -288,13 +295,15 @@ impl Config {
         self
     }
 
-    /// Runs before each dial, on a thread of its own kind where it may block (to fetch a token, say) until the dial's deadline. It may
-    /// set the URL, headers (a signature with its timestamp) and addresses of this dial; an error fails the dial. None by default.
+    /// Runs before each dial, on a thread where it may block (to fetch a token, say) until the dial's deadline. It may set the URL,
+    /// headers (a signature with its timestamp) and addresses of this dial; an error fails the dial. None by default.
+    ///
+    /// Four hooks run at once in a process; while four block, other dials with a hook wait, on their own time.
     ///
     /// ```
     /// # use zen_websocket::Config;
     /// let config = Config::new("wss://www.example.com/ws").on_dial(|plan| {
-    ///     plan.header("X-Attempt", plan.attempt().to_string());
+    ///     plan.set_header("X-Attempt", plan.attempt().to_string());
     ///     Ok(())
     /// });
     /// ```
@@ -319,7 +328,7 @@ impl Config {
         self
     }
 
-    /// Checks every setting and parses the URL; the first that is wrong is named.
+    /// Checks every setting but the certificates, which are read when a connection is opened; the first that is wrong is named.
     ///
     /// # Errors
     ///
@@ -472,7 +481,7 @@ impl DialPlan {
     }
 
     /// Sets a header of this dial, in place of any of the same name.
-    pub fn header(&mut self, name: impl Into<String>, value: impl Into<String>) {
+    pub fn set_header(&mut self, name: impl Into<String>, value: impl Into<String>) {
         let name = name.into();
         self.headers.0.retain(|(have, _)| !have.eq_ignore_ascii_case(&name));
         self.headers.0.push((name, value.into()));

@@ -33,7 +33,7 @@ pub enum Error {
     Closed,
     /// A setting was refused before anything was opened.
     Config {
-        /// The name of the setter in [`Config`](crate::Config).
+        /// The name of the setter or argument.
         setting: &'static str,
         /// What is wrong with the value.
         reason: Arc<str>,
@@ -174,8 +174,8 @@ pub struct Explanation {
 }
 
 impl Error {
-    /// Whether dialling again with the same config is bound to fail: the server refused these credentials or this path, or its
-    /// certificate is not trusted. A first connect ends at once on such an error.
+    /// Whether repeating the operation as it was cannot help: the server refused these credentials or this path, its certificate is not
+    /// trusted, or this connection or its reactor has ended. A first connect ends at once on such an error.
     ///
     /// After a first success the same errors are retried, at [`Config::max_backoff`](crate::Config::max_backoff): front ends answer
     /// 403 or 404 during maintenance.
@@ -234,7 +234,7 @@ impl Error {
             Self::InboxFull => "take events faster, raise inbox_capacity, or choose another overflow policy",
             Self::Json(_) => "compare the type with the message",
             Self::NotConnected => "wait for the next Open event",
-            Self::OnReactor => "use start_close, or call from another thread",
+            Self::OnReactor => "use open, try_recv or start_close, or call from another thread",
             Self::Panicked(_) => "mend the handler",
             Self::PeerClosed { .. } => "see the venue's documentation for this close code",
             Self::Protocol { code: 1009, .. } => "raise max_message if the venue sends such messages",

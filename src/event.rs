@@ -25,9 +25,10 @@ pub struct Received {
 
 /// What happened on a connection.
 ///
-/// The order of a life is `Dialing (DialFailed Dialing)* Open (Message | Gap)* Unsent? Lost Dialing … Closed`; after `Closed` nothing
-/// comes. A wire that is open when its connection is closed ends without a `Lost`. Whatever was built from messages before a `Lost` is
-/// stale after the next `Open`.
+/// The order of a life is `Dialing (DialFailed Dialing)* Open (Message | Gap)* Unsent? Lost Dialing …`, and at any point `Closed`, after
+/// which nothing comes. A wire whose connection ends with it (closed by this program, its handler panicked, its inbox overflowed, its
+/// reactor stopped) ends with `Closed` alone. A full inbox gets no `Dialing`, and no `DialFailed` that another dial follows. Whatever was
+/// built from messages before a `Lost` is stale after the next `Open`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
@@ -108,14 +109,10 @@ pub struct Generation(u32);
 /// Where a connection stands.
 ///
 /// ```text
-///            ┌──────────── redial ────────────┐
-///            ▼                                │
-///  open → Connecting ──► Open ──► loss ──► Waiting
-///            │            │                   │
-///            └───────► Closing ◄──────────────┘   close, or no attempts left
-///                         │
-///                         ▼
-///                       Closed
+///   Connecting ── upgraded ──► Open ── lost ──► Connecting (at once) or Waiting
+///   Connecting ── failed ──► Waiting ── pause over ──► Connecting
+///   Open ── closed by this program ──► Closing ── answered, lost or timed out ──► Closed
+///   any ── closed without a wire, no attempts left, or a fatal first failure ──► Closed
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -126,7 +123,7 @@ pub enum State {
     Open,
     /// A wire was lost or a dial failed; the next dial is scheduled.
     Waiting,
-    /// Our Close frame has left, the peer's answer is awaited.
+    /// A close was asked for; if a wire is open, the peer's answer is awaited.
     Closing,
     /// Ended for good.
     Closed,

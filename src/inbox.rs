@@ -20,9 +20,9 @@ use crate::reactor::{Feed, Feeders, Kind, Sink};
 /// use zen_websocket::{Event, connect};
 ///
 /// let (client, inbox) = connect("wss://www.example.com/ws")?;
-/// client.send("hello")?;
 /// for received in &inbox {
 ///     match received.event {
+///         Event::Open => drop(client.send_on(received.generation, "hello")?),
 ///         Event::Message(message) => println!("{:?}", message.text()),
 ///         Event::Lost { cause, .. } => println!("lost, what was built before is stale: {cause}"),
 ///         other => println!("{other:?}"),
@@ -40,7 +40,9 @@ pub struct Inbox {
 
 impl Inbox {
     /// An inbox for many connections: give `&inbox` to [`connect_with`](crate::connect_with) or [`open_with`](crate::open_with). When
-    /// it holds `capacity` events, the [`overflow`](crate::Config::overflow) setting of each connection applies.
+    /// it holds `capacity` events, the [`overflow`](crate::Config::overflow) setting of each connection applies; what may exceed it is
+    /// said at [`Config::inbox_capacity`](crate::Config::inbox_capacity). It never ends; a consumer that is to end counts `Closed` events.
+    /// The first events of a connection may come before the call that opened it has returned its id.
     ///
     /// # Panics
     ///
@@ -99,8 +101,7 @@ impl Inbox {
         })
     }
 
-    /// Waits for the next event without ever sleeping: takes the core of the calling thread, and sees an event some 100 ns after it was
-    /// handed over instead of after a thread was woken.
+    /// Waits for the next event without ever sleeping: takes the core of the calling thread, and sees an event without having to be woken.
     ///
     /// # Errors
     ///

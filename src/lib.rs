@@ -11,9 +11,10 @@
 //! # let url = server.url();
 //!
 //! let (client, inbox) = connect(Config::new(url).header("X-Api-Key", "4711"))?;
-//! client.send("hello")?;
 //! for received in &inbox {
 //!     match received.event {
+//!         // On every wire, the first and each that replaces a lost one.
+//!         Event::Open => drop(client.send_on(received.generation, "hello")?),
 //!         Event::Message(message) => {
 //!             assert_eq!(message.text(), Some("hello"));
 //!             client.start_close(1000, "done")?;
@@ -46,8 +47,12 @@
 //! # Logs
 //!
 //! State changes are logged through [`log`], under the targets of this crate's modules: `info` for open and closed by this program,
-//! `warn` for a loss, a failed dial, messages dropped or unsent, `error` for a connection that ended for a cause, `debug` for dials. No
-//! line carries header values, user info or query values.
+//! `warn` for a loss, a failed dial, messages dropped or unsent, `error` for a connection that ended for a cause, a hook that panicked or
+//! a reactor that cannot go on, `debug` for dials. No line carries header values, user info or query values.
+//!
+//! # Features
+//!
+//! `testkit`, off by default: an embedded exchange for tests, plain and TLS, that refuses, stalls, lies and falls silent on request.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 

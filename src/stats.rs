@@ -6,13 +6,13 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Messages received.
+    /// Messages received, those dropped or discarded included.
     pub messages: u64,
     /// Bytes received after the upgrade, frame headers included, TLS removed.
     pub bytes: u64,
     /// Messages dropped because the inbox was full.
     pub dropped: u64,
-    /// Messages discarded because nobody holds the inbox any more.
+    /// Events discarded because nobody holds the inbox any more.
     pub discarded: u64,
     /// The round trip of the latest answered ping.
     pub rtt: Option<Duration>,

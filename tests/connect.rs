@@ -445,7 +445,7 @@ fn the_dial_hook_sets_url_and_headers_of_each_dial() {
     let config = config_for("ws://nowhere.invalid/old").header("X-Sign", "stale").on_dial(move |plan| {
         assert_eq!(plan.url(), "ws://nowhere.invalid/old");
         plan.set_url(format!("{url}new?nonce={}", plan.attempt()));
-        plan.header("x-sign", format!("fresh {}", plan.attempt()));
+        plan.set_header("x-sign", format!("fresh {}", plan.attempt()));
         Ok(())
     });
     server.script_next(Script::new().status(503));
@@ -481,7 +481,7 @@ fn a_panic_of_the_dial_hook_fails_the_dial() {
 fn a_dial_hook_cannot_split_the_request() {
     let server = MockServer::start().unwrap();
     let config = config(&server).on_dial(|plan| {
-        plan.header("X-A", "1\r\nX-B: 2");
+        plan.set_header("X-A", "1\r\nX-B: 2");
         Ok(())
     });
     let error = connect(config).unwrap_err();

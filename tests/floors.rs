@@ -1,4 +1,4 @@
-//! The sources keep to the floors of DESIGN §3: names go downward only, and the session stays pure.
+//! The sources keep to the floors that lib.rs describes: names go downward only, and the session stays pure.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -64,14 +64,14 @@ fn a_root_is_given_as_der_or_as_pem_with_or_without_comments() {
     let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(der));
     let bundle = format!("# Bundle of roots\n\nThe only root\n=============\n{pem}");
     for root in [der, pem.as_bytes(), bundle.as_bytes()] {
-        connect(config_for(server.url()).without_system_roots().root_certificate(root)).unwrap();
+        drop(connect(config_for(server.url()).without_system_roots().root_certificate(root)).unwrap());
     }
 }
 
 #[test]
 fn a_root_is_trusted_besides_those_of_the_system() {
     let server = MockServer::builder().tls().start().unwrap();
-    connect(config_for(server.url()).root_certificate(server.root_certificate().unwrap())).unwrap();
+    drop(connect(config_for(server.url()).root_certificate(server.root_certificate().unwrap())).unwrap());
 }
 
 #[test]

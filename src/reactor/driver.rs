@@ -16,8 +16,9 @@ use crate::error::Result;
 use crate::event::{ConnectionId, EventRef};
 use crate::reactor::handler::Context;
 use crate::reactor::mailbox::Mailbox;
+use crate::reactor::scratch::Scratch;
 use crate::reactor::sink::Engine;
-use crate::reactor::slot::{Opening, Scratch, Slot, Turn};
+use crate::reactor::slot::{Opening, Slot, Turn};
 
 /// How often a connection whose inbox is full looks for room.
 const ROOM_INTERVAL: Duration = Duration::from_millis(1);
@@ -30,7 +31,9 @@ const WAKER: Token = Token(usize::MAX);
 /// A reactor without a thread, for engines that have a loop of their own.
 ///
 /// Nothing happens between turns: no message is read, no ping answered, no deadline kept. Turn it at least as often as
-/// [`next_deadline`](Self::next_deadline) asks, and whenever its descriptor ([`AsFd`]) is readable.
+/// [`next_deadline`](Self::next_deadline) asks, and whenever its descriptor ([`AsFd`]) is readable. Calls that wait, as
+/// [`Client::close`](crate::Client::close) does, wait for turns; on the thread that turns they answer
+/// [`Error::OnReactor`](crate::Error::OnReactor), but before the first turn no thread is known to be that one.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -154,7 +157,7 @@ impl Driver {
         [room, timer].into_iter().flatten().min()
     }
 
-    /// How many connections it serves.
+    /// How many connections it serves. Those opened since the last turn are not among them yet.
     pub fn connections(&self) -> usize {
         self.slots.by_id.len()
     }
@@ -229,7 +232,7 @@ impl Driver {
         }
         for resolved in content.resolved {
             if let Some(index) = self.slots.by_id.get(&resolved.connection).copied() {
-                self.serve_later(index, engine, |slot, turn| {
+                self.serve_in_place(index, engine, |slot, turn| {
                     slot.handle_resolved(turn, resolved);
                     slot.is_dialing()
                 });
@@ -237,7 +240,7 @@ impl Driver {
         }
         for connection in content.posts {
             if let Some(index) = self.slots.by_id.get(&connection).copied() {
-                self.serve_later(index, engine, |slot, turn| {
+                self.serve_in_place(index, engine, |slot, turn| {
                     slot.handle_post(turn);
                     false
                 });
@@ -258,25 +261,25 @@ impl Driver {
             }
             self.slots.deadlines.pop_first();
             self.slots.entries[index].deadline = None;
-            self.serve_later(index, engine, |slot, turn| slot.handle_timeout(turn, now));
+            self.serve_in_place(index, engine, |slot, turn| slot.handle_timeout(turn, now));
         }
     }
 
     fn serve_stuck(&mut self, engine: &mut Engine<'_>) {
         for index in mem::take(&mut self.slots.stuck) {
             self.slots.entries[index].is_stuck = false;
-            self.serve_later(index, engine, |slot, turn| slot.handle_room(turn));
+            self.serve_in_place(index, engine, |slot, turn| slot.handle_room(turn));
         }
     }
 
     /// Lets a slot that was taken off its queue work, then files it where it now belongs.
     fn serve(&mut self, index: usize, engine: &mut Engine<'_>, work: impl FnOnce(&mut Slot, &mut Turn<'_>) -> bool) {
         self.slots.entries[index].is_queued = false;
-        self.serve_later(index, engine, work);
+        self.serve_in_place(index, engine, work);
     }
 
     /// As [`serve`](Self::serve), for a slot that keeps its place in a queue.
-    fn serve_later(&mut self, index: usize, engine: &mut Engine<'_>, work: impl FnOnce(&mut Slot, &mut Turn<'_>) -> bool) {
+    fn serve_in_place(&mut self, index: usize, engine: &mut Engine<'_>, work: impl FnOnce(&mut Slot, &mut Turn<'_>) -> bool) {
         let Some(slot) = &mut self.slots.entries[index].slot else { return };
         let mut turn = Turn { registry: self.poll.registry(), token: Token(index), scratch: &mut self.scratch, engine };
         let again = work(slot, &mut turn);
@@ -290,7 +293,7 @@ impl Driver {
             self.slots.insert(opening);
         }
         for index in 0..self.slots.entries.len() {
-            self.serve_later(index, &mut |_, _| (), |slot, turn| {
+            self.serve_in_place(index, &mut |_, _| (), |slot, turn| {
                 slot.stop(turn);
                 false
             });

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::event::{ConnectionId, Event, EventRef, Generation, Sent, State};
 use crate::reactor::shared::Shared;
+use crate::stats::Stats;
 
 /// Functions that run on the reactor thread, one per kind of event. Messages are borrowed from the buffer they were read into; nothing
 /// is allocated or handed over.
@@ -22,14 +23,17 @@ use crate::reactor::shared::Shared;
 ///
 /// let handler = Handler::new()
 ///     .text(|context, text| {
-///         if text.contains("ping?") {
-///             let _ = context.send("pong!");
+///         if text.contains("ping?")
+///             && let Err(error) = context.send("pong!")
+///         {
+///             eprintln!("not sent: {error}");
 ///         }
 ///     })
 ///     .state(|context, event| println!("{}: {event:?}", context.connection));
 /// let client = connect_with(Config::new("wss://www.example.com/ws"), handler)?;
 /// # Ok::<(), zen_websocket::Error>(())
 /// ```
+#[must_use]
 #[derive(Default)]
 pub struct Handler {
     text: Option<TextFn>,
@@ -41,7 +45,9 @@ type TextFn = Box<dyn FnMut(&Context<'_>, &str) + Send>;
 type BinaryFn = Box<dyn FnMut(&Context<'_>, &[u8]) + Send>;
 type StateFn = Box<dyn FnMut(&Context<'_>, &Event) + Send>;
 
-/// Where an event came from, and the sending half of its connection. Sends leave at once, on this thread.
+/// Where an event came from, and the sending half of its connection.
+///
+/// A send leaves at once, on this thread, and on the wire that the event came from or not at all: only this thread replaces wires.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
     /// Which connection.
@@ -114,7 +120,7 @@ impl Context<'_> {
     ///
     /// As [`Client::send_json`](crate::Client::send_json).
     pub fn send_json<T: Serialize + ?Sized>(&self, value: &T) -> Result<Sent> {
-        self.shared.send_json(value)
+        self.shared.send_json(value, None)
     }
 
     /// Sends a binary message.
@@ -124,6 +130,25 @@ impl Context<'_> {
     /// As [`Client::send`](crate::Client::send).
     pub fn send_binary(&self, bytes: &[u8]) -> Result<Sent> {
         self.shared.send_binary(bytes, None)
+    }
+
+    /// Sends a ping now; see [`Client::ping`](crate::Client::ping).
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::send`](crate::Client::send).
+    pub fn ping(&self) -> Result<Sent> {
+        self.shared.ping()
+    }
+
+    /// Bytes of accepted messages that the kernel has not taken yet; see [`Client::unsent`](crate::Client::unsent).
+    pub fn unsent(&self) -> usize {
+        self.shared.unsent()
+    }
+
+    /// What was counted so far.
+    pub fn stats(&self) -> Stats {
+        self.shared.stats()
     }
 
     /// Begins to close the connection; takes effect after the messages read together with this one.

@@ -4,6 +4,7 @@ mod driver;
 mod handler;
 mod mailbox;
 mod resolver;
+mod scratch;
 mod shared;
 mod sink;
 mod slot;
@@ -53,7 +54,7 @@ pub enum Wait {
     /// Sleeps in the kernel until something happens. Costs nothing while idle; an event pays for waking a thread.
     #[default]
     Park,
-    /// Never sleeps: the thread takes a core for itself, and an event is seen within a microsecond.
+    /// Never sleeps: the thread takes a core for itself, and nobody has to wake it.
     Spin {
         /// The core to stay on; `None` leaves it to the scheduler.
         core: Option<usize>,
@@ -61,6 +62,7 @@ pub enum Wait {
 }
 
 /// Settings of a [`Reactor`].
+#[must_use]
 #[derive(Clone, Debug)]
 pub struct ReactorBuilder {
     name: String,
@@ -68,7 +70,8 @@ pub struct ReactorBuilder {
 }
 
 impl Reactor {
-    /// The reactor of the process, started on first use and never stopped.
+    /// The reactor of the process, started on first use. Stopping it ends every connection on it, and the free functions that use it
+    /// answer [`Error::Stopped`] from then on.
     ///
     /// # Errors
     ///

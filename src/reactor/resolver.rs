@@ -1,13 +1,14 @@
 //! Work of a dial that may block: the user's dial hook and the look-up of a name.
 //!
-//! It runs on up to four threads of the process, made when needed and gone when idle. Nobody ever joins them: `getaddrinfo` cannot be
-//! interrupted. A name is looked up once at a time, whoever asks; answers are kept, and the last good one serves when a look-up fails.
+//! Each of the two runs on up to four threads of the process, made when needed and gone when idle; hooks that block do not keep names
+//! from being looked up. Nobody ever joins these threads: `getaddrinfo` cannot be interrupted. A name is looked up once at a time, whoever
+//! asks; answers are kept, and the last good one serves when a look-up fails.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use crate::config::{self, Config, DialPlan, Redacted};
 use crate::error::{Error, Result};
 use crate::event::ConnectionId;
 use crate::reactor::mailbox::Mailbox;
+use crate::reactor::panic_text;
 use crate::target::Target;
 use crate::wire::dial::Plan;
 use crate::wire::tls;
@@ -57,7 +59,7 @@ impl Query {
     /// Runs the dial hook and looks the host up; the answer goes to the mailbox, from whatever thread has it.
     pub(crate) fn start(self) {
         if self.config.on_dial.is_some() {
-            POOL.run(Box::new(move || self.look_up()));
+            HOOKS.run(Box::new(move || self.look_up()));
         } else {
             self.look_up();
         }
@@ -99,7 +101,7 @@ impl Query {
         if let Some(hook) = &config.on_dial {
             match panic::catch_unwind(AssertUnwindSafe(|| hook(&mut wanted))) {
                 Ok(done) => done.map_err(|error| Error::DialHook(error.into()))?,
-                Err(payload) => return Err(Error::DialHook(Arc::new(Error::Panicked(super::panic_text(&*payload))))),
+                Err(payload) => return Err(Error::DialHook(Arc::new(Error::Panicked(panic_text(&*payload))))),
             }
             config::check_headers(&wanted.headers.0)?;
         }
@@ -131,7 +133,8 @@ type Job = Box<dyn FnOnce() + Send>;
 type Found = Result<Arc<[IpAddr]>, Arc<io::Error>>;
 type Waiter = Box<dyn FnOnce(Found) + Send>;
 
-static POOL: Pool = Pool { state: Mutex::new(PoolState { jobs: VecDeque::new(), idle: 0, threads: 0 }), ready: Condvar::new() };
+static HOOKS: Pool = Pool::new();
+static LOOK_UPS: Pool = Pool::new();
 
 /// Threads for jobs that may block.
 struct Pool {
@@ -147,6 +150,10 @@ struct PoolState {
 }
 
 impl Pool {
+    const fn new() -> Self {
+        Self { state: Mutex::new(PoolState { jobs: VecDeque::new(), idle: 0, threads: 0 }), ready: Condvar::new() }
+    }
+
     fn run(&'static self, job: Job) {
         let mut state = self.state.lock();
         state.jobs.push_back(job);
@@ -191,18 +198,17 @@ struct Name {
     waiters: Option<Vec<Waiter>>,
 }
 
-static NAMES: Mutex<Option<HashMap<Arc<str>, Name>>> = Mutex::new(None);
+static NAMES: LazyLock<Mutex<HashMap<Arc<str>, Name>>> = LazyLock::new(Mutex::default);
 
 fn look_up(host: Arc<str>, waiter: Waiter) {
     let mut names = NAMES.lock();
-    let names_map = names.get_or_insert_default();
-    if names_map.len() >= NAMES_MAX && !names_map.contains_key(&host) {
-        let oldest = names_map.iter().filter(|(_, name)| name.waiters.is_none()).min_by_key(|(_, name)| name.asked);
+    if names.len() >= NAMES_MAX && !names.contains_key(&host) {
+        let oldest = names.iter().filter(|(_, name)| name.waiters.is_none()).min_by_key(|(_, name)| name.asked);
         if let Some(oldest) = oldest.map(|(host, _)| host.clone()) {
-            names_map.remove(&oldest);
+            names.remove(&oldest);
         }
     }
-    let name = names_map.entry(host.clone()).or_default();
+    let name = names.entry(host.clone()).or_default();
     match (&name.addresses, &mut name.waiters) {
         (Some(addresses), _) if name.asked.is_some_and(|asked| asked.elapsed() < FRESH) => {
             let found = addresses.clone();
@@ -213,7 +219,7 @@ fn look_up(host: Arc<str>, waiter: Waiter) {
         (_, None) => {
             name.waiters = Some(vec![waiter]);
             drop(names);
-            POOL.run(Box::new(move || ask(&host)));
+            LOOK_UPS.run(Box::new(move || ask(&host)));
         }
     }
 }
@@ -230,7 +236,7 @@ fn ask(host: &Arc<str>) {
         found
     });
     let mut names = NAMES.lock();
-    let name = names.get_or_insert_default().entry(host.clone()).or_default();
+    let name = names.entry(host.clone()).or_default();
     let waiters = name.waiters.take().unwrap_or_default();
     let found: Found = match answer {
         Ok(found) if !found.is_empty() => {

@@ -65,9 +65,9 @@ impl Shared {
         self.send(OpCode::Data(Data::Binary), bytes, expected)
     }
 
-    pub(crate) fn send_json<T: Serialize + ?Sized>(&self, value: &T) -> Result<Sent> {
+    pub(crate) fn send_json<T: Serialize + ?Sized>(&self, value: &T, expected: Option<Generation>) -> Result<Sent> {
         let json = serde_json::to_vec(value).map_err(|error| Error::Json(Arc::new(error)))?;
-        self.send(OpCode::Data(Data::Text), &json, None)
+        self.send(OpCode::Data(Data::Text), &json, expected)
     }
 
     pub(crate) fn ping(&self) -> Result<Sent> {

@@ -81,6 +81,8 @@ impl Kind {
 impl Feeders {
     pub(crate) fn add(&self, mailbox: &Arc<Mailbox>) {
         let mut known = self.0.lock();
+        // One that nobody else holds is gone.
+        known.retain(|mailbox| Arc::strong_count(mailbox) > 1);
         if !known.iter().any(|known| Arc::ptr_eq(known, mailbox)) {
             known.push(mailbox.clone());
         }

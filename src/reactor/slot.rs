@@ -1,6 +1,5 @@
 //! One connection as the reactor holds it: it carries out what the session decides, and decides nothing itself.
 
-use std::any::Any;
 use std::io::{self, Read};
 use std::mem;
 use std::net::Shutdown;
@@ -18,14 +17,12 @@ use crate::event::{Event, EventRef, Generation};
 use crate::reactor::handler::Context;
 use crate::reactor::panic_text;
 use crate::reactor::resolver::{Query, Resolved};
+use crate::reactor::scratch::Scratch;
 use crate::reactor::shared::{Counters, Shared, Stream};
 use crate::reactor::sink::{Engine, Kind, Outcome};
 use crate::session::{Action, Session};
 use crate::wire::assembler::{Assembler, Item};
 use crate::wire::dial::{Dial, Opened, Progress};
-
-/// How much one receive takes from a socket; what bounds how long one connection keeps the others waiting.
-pub(crate) const RECEIVE_MAX: usize = 64 << 10;
 
 /// How many receives a wire that ends is allowed, so that a peer that goes on sending cannot hold the reactor.
 const LAST_RECEIVES: usize = 64;
@@ -87,22 +84,6 @@ pub(crate) struct Turn<'a> {
     pub(crate) token: Token,
     pub(crate) scratch: &'a mut Scratch,
     pub(crate) engine: &'a mut Engine<'a>,
-}
-
-/// Buffers that all connections of a driver use in turn.
-pub(crate) struct Scratch {
-    received: Box<[u8]>,
-    plain: Box<[u8]>,
-    pongs: Pongs,
-    /// What the engine's closure panicked with, to be resumed when the turn is over.
-    pub(crate) panic: Option<Box<dyn Any + Send>>,
-}
-
-/// Payloads of pings to be answered in one write.
-#[derive(Default)]
-struct Pongs {
-    bytes: Vec<u8>,
-    lengths: Vec<u8>,
 }
 
 /// How a receive, or the decoding of one, went.
@@ -650,44 +631,6 @@ impl Slot {
             wire.unsent = unsent;
         }
         failure
-    }
-}
-
-impl Scratch {
-    pub(crate) fn new() -> Self {
-        Self {
-            received: vec![0; RECEIVE_MAX].into(),
-            // A record may have waited inside TLS for its last byte: 16 KiB more than came in.
-            plain: vec![0; RECEIVE_MAX + (32 << 10)].into(),
-            pongs: Pongs::default(),
-            panic: None,
-        }
-    }
-}
-
-impl Pongs {
-    fn push(&mut self, payload: &[u8]) {
-        self.bytes.extend_from_slice(payload);
-        self.lengths.push(payload.len() as u8);
-    }
-
-    /// Sends the pongs for all of them, in one write.
-    fn answer(&mut self, shared: &Shared) {
-        if self.lengths.is_empty() {
-            return;
-        }
-        shared.write(|out| out.pong(self.iter()));
-        self.bytes.clear();
-        self.lengths.clear();
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest = &self.bytes[..];
-        self.lengths.iter().map(move |length| {
-            let (payload, after) = rest.split_at(usize::from(*length));
-            rest = after;
-            payload
-        })
     }
 }
 

@@ -300,7 +300,6 @@ fn losses_in_a_row_exhaust_a_limited_budget_and_carry_the_cause() {
     assert_eq!(end.last().unwrap(), "closed: gave up after 2 attempts: the peer closed the TCP connection without a close frame");
 }
 
-/// T29.
 #[test]
 fn redials_that_never_get_an_answer_are_bounded_and_backed_off() {
     let config = exact().connect_timeout(SEC / 2).redial_attempts(3).base_delay(SEC / 5);
@@ -309,7 +308,6 @@ fn redials_that_never_get_an_answer_are_bounded_and_backed_off() {
     assert_eq!((life.session.state(), life.over), (State::Closed, Some(Duration::from_millis(3100))));
 }
 
-/// T30.
 #[test]
 fn a_slow_redial_is_not_overtaken_by_another() {
     let config = exact().connect_timeout(4 * SEC).redial_attempts(99).base_delay(SEC / 20);

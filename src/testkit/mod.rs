@@ -10,24 +10,21 @@
 //! with a timeout.
 //!
 //! ```
-//! use std::net::TcpStream;
 //! use std::time::Duration;
 //! use zen_websocket::testkit::{MockServer, Script};
+//! use zen_websocket::{Config, Event, connect};
 //!
 //! let server = MockServer::builder()
 //!     .script(Script::new().on_text(|peer, text| peer.send_text(&format!("you said {text}"))))
 //!     .start()?;
 //!
-//! // Any client will do; this one is tungstenite's.
-//! let stream = TcpStream::connect(server.address())?;
-//! let (mut client, _) = tungstenite::client(server.url(), stream).expect("the server upgrades");
-//! client.send("hello".into()).expect("sent");
-//! assert_eq!(client.read().expect("an answer").to_string(), "you said hello");
-//!
-//! server.expect("hello", Duration::from_secs(5)).expect("the server captured it");
+//! let (client, inbox) = connect(Config::new(server.url()).reconnect(false))?;
+//! client.send("hello")?;
+//! server.expect("hello", Duration::from_secs(5))?;
 //! server.kill_all();
-//! assert!(client.read().is_err());
-//! # Ok::<(), std::io::Error>(())
+//! let heard: Vec<_> = inbox.iter().map(|received| received.event).collect();
+//! assert!(matches!(&heard[..], [Event::Dialing { .. }, Event::Open, .., Event::Lost { .. }, Event::Closed { .. }]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod captured;

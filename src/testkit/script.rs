@@ -29,6 +29,7 @@ use super::Peer;
 /// );
 /// # Ok::<(), std::io::Error>(())
 /// ```
+#[must_use]
 #[derive(Clone)]
 pub struct Script {
     pub(super) answer: Answer,

@@ -276,6 +276,7 @@ impl fmt::Debug for MockServer {
 /// # drop(expired);
 /// # Ok::<(), std::io::Error>(())
 /// ```
+#[must_use]
 #[derive(Clone, Debug)]
 pub struct MockServerBuilder {
     address: SocketAddr,

@@ -1,0 +1,62 @@
+//! Buffers that all connections of a driver use in turn.
+
+use std::any::Any;
+
+use crate::reactor::shared::Shared;
+
+/// How much one receive takes from a socket; what bounds how long one connection keeps the others waiting.
+const RECEIVE_MAX: usize = 64 << 10;
+
+/// Buffers that all connections of a driver use in turn.
+pub(crate) struct Scratch {
+    pub(crate) received: Box<[u8]>,
+    pub(crate) plain: Box<[u8]>,
+    pub(crate) pongs: Pongs,
+    /// What the engine's closure panicked with, to be resumed when the turn is over.
+    pub(crate) panic: Option<Box<dyn Any + Send>>,
+}
+
+/// Payloads of pings to be answered in one write.
+#[derive(Default)]
+pub(crate) struct Pongs {
+    bytes: Vec<u8>,
+    lengths: Vec<u8>,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Self {
+            received: vec![0; RECEIVE_MAX].into(),
+            // A record may have waited inside TLS for its last byte: 16 KiB more than came in.
+            plain: vec![0; RECEIVE_MAX + (32 << 10)].into(),
+            pongs: Pongs::default(),
+            panic: None,
+        }
+    }
+}
+
+impl Pongs {
+    pub(crate) fn push(&mut self, payload: &[u8]) {
+        self.bytes.extend_from_slice(payload);
+        self.lengths.push(payload.len() as u8);
+    }
+
+    /// Sends the pongs for all of them, in one write.
+    pub(crate) fn answer(&mut self, shared: &Shared) {
+        if self.lengths.is_empty() {
+            return;
+        }
+        shared.write(|out| out.pong(self.iter()));
+        self.bytes.clear();
+        self.lengths.clear();
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &self.bytes[..];
+        self.lengths.iter().map(move |length| {
+            let (payload, after) = rest.split_at(usize::from(*length));
+            rest = after;
+            payload
+        })
+    }
+}
