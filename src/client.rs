@@ -65,8 +65,8 @@ pub fn open(config: impl Into<Config>) -> Result<(Client, Inbox)> {
 ///
 /// If the sink is an inbox that was not made by [`Inbox::shared`].
 pub fn connect_with(config: impl Into<Config>, sink: impl Into<Sink>) -> Result<Client> {
-    let sink = sink.into();
-    sink.reactor()?.connect_with(config, sink)
+    let (config, sink) = (config.into(), sink.into());
+    sink.reactor(&config)?.connect_with(config, sink)
 }
 
 /// As [`connect_with`], but returns at once.
@@ -79,8 +79,8 @@ pub fn connect_with(config: impl Into<Config>, sink: impl Into<Sink>) -> Result<
 ///
 /// As [`connect_with`].
 pub fn open_with(config: impl Into<Config>, sink: impl Into<Sink>) -> Result<Client> {
-    let sink = sink.into();
-    sink.reactor()?.open_with(config, sink)
+    let (config, sink) = (config.into(), sink.into());
+    sink.reactor(&config)?.open_with(config, sink)
 }
 
 /// A handle to one connection: sends, waits, asks, closes.
@@ -370,10 +370,10 @@ impl Driver {
 }
 
 impl Sink {
-    /// Where the free functions open a connection with this sink.
-    fn reactor(&self) -> Result<Reactor> {
+    /// Where the free functions open a connection with this sink. No thread is started for a config that is wrong.
+    fn reactor(&self, config: &Config) -> Result<Reactor> {
         match self.0 {
-            Kind::Handler(_) => Reactor::builder().start(),
+            Kind::Handler(_) => config.validate().and_then(|()| Reactor::builder().start()),
             Kind::Feed(_) | Kind::Engine => Reactor::shared(),
         }
     }

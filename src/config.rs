@@ -101,7 +101,7 @@ pub(crate) struct Redacted<T>(pub(crate) T);
 impl Config {
     /// A config with all defaults for this URL of scheme `ws` or `wss`.
     ///
-    /// Path and query are sent as given. User info becomes an `Authorization: Basic` header. A fragment is refused (RFC 6455 §3).
+    /// Path and query are sent as given, dot segments resolved and what a URL may not contain percent-encoded. User info becomes an `Authorization: Basic` header. A fragment is refused (RFC 6455 §3).
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -283,7 +283,7 @@ impl Config {
     }
 
     /// How many events the inbox made for this connection may hold before [`overflow`](Self::overflow) applies. Default 8,192. State
-    /// events, and what was read before a wire ended (64 KiB of frames at most), may exceed it.
+    /// events, and what the socket of a wire that ends still holds (4 MiB of frames at most), may exceed it.
     pub fn inbox_capacity(mut self, events: usize) -> Self {
         self.inbox_capacity = events;
         self
@@ -372,6 +372,11 @@ impl Config {
         }
         if let Some(name) = self.subprotocols.iter().find(|name| !is_token(name)) {
             return Err(Error::config("subprotocol", format!("{name:?} is not a token")));
+        }
+        if let Some(name) =
+            (1..self.subprotocols.len()).find_map(|i| self.subprotocols[..i].iter().find(|name| **name == self.subprotocols[i]))
+        {
+            return Err(Error::config("subprotocol", format!("{name} is offered twice")));
         }
         check_headers(&self.headers)?;
         Ok(target)

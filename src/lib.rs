@@ -48,7 +48,8 @@
 //!
 //! State changes are logged through [`log`], under the targets of this crate's modules: `info` for open and closed by this program,
 //! `warn` for a loss, a failed dial, messages dropped or unsent, `error` for a connection that ended for a cause, a hook that panicked or
-//! a reactor that cannot go on, `debug` for dials. No line carries header values, user info or query values.
+//! a reactor that cannot go on, `debug` for dials. No line carries header values, user info or query values. A logger runs where the line
+//! is written, mostly on a reactor thread: it must not wait, nor panic.
 //!
 //! # Features
 //!

@@ -315,6 +315,7 @@ impl Stage {
             attending: false,
             noted: false,
         };
+        stage.session.handle_begin(now);
         for step in [Take, Dial, Open, Opened, Take] {
             stage.step(0, step);
         }

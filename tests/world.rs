@@ -204,7 +204,8 @@ impl World {
         let mut rng = Rng(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x5eed);
         let rules = Rules::draw(&mut rng);
         let start = Instant::now();
-        let session = Session::new(Arc::new(rules.config()), rng.next(), start);
+        let mut session = Session::new(Arc::new(rules.config()), rng.next(), start);
+        session.handle_begin(start);
         let luck = [5, 30, 60, 90][rng.below(4) as usize];
         let mut world = Self {
             seed,

@@ -129,14 +129,7 @@ impl Driver {
         timeout: impl Into<Option<Duration>>,
         mut engine: impl FnMut(&Context<'_>, EventRef<'_>),
     ) -> Result<()> {
-        self.mailbox.enter();
-        self.poll(timeout.into())?;
-        self.note_events();
-        self.serve_ready(&mut engine);
-        self.serve_dial(&mut engine);
-        self.serve_mailbox(&mut engine);
-        self.serve_deadlines(&mut engine);
-        self.serve_stuck(&mut engine);
+        self.serve(timeout.into(), &mut engine)?;
         if !self.mailbox.fall_asleep() {
             // An engine may wait on the descriptor before the next turn.
             self.mailbox.wake();
@@ -165,6 +158,19 @@ impl Driver {
     /// Whether it serves connections or may yet.
     pub(crate) fn is_wanted(&self) -> bool {
         !self.is_released || self.connections() > 0
+    }
+
+    /// All of a turn but what concerns an engine.
+    pub(crate) fn serve(&mut self, timeout: Option<Duration>, engine: &mut Engine<'_>) -> Result<()> {
+        self.mailbox.enter();
+        self.poll(timeout)?;
+        self.note_events();
+        self.serve_ready(engine);
+        self.serve_dial(engine);
+        self.serve_mailbox(engine);
+        self.serve_deadlines(engine);
+        self.serve_stuck(engine);
+        Ok(())
     }
 
     fn poll(&mut self, timeout: Option<Duration>) -> Result<()> {
@@ -211,13 +217,13 @@ impl Driver {
     fn serve_ready(&mut self, engine: &mut Engine<'_>) {
         for _ in 0..self.slots.ready.len() {
             let Some(index) = self.slots.ready.pop_front() else { break };
-            self.serve(index, engine, |slot, turn| slot.handle_ready(turn));
+            self.serve_next(index, engine, |slot, turn| slot.handle_ready(turn));
         }
     }
 
     fn serve_dial(&mut self, engine: &mut Engine<'_>) {
         if let Some(index) = self.slots.dials.pop_front() {
-            self.serve(index, engine, |slot, turn| slot.handle_ready(turn));
+            self.serve_next(index, engine, |slot, turn| slot.handle_ready(turn));
         }
     }
 
@@ -225,8 +231,8 @@ impl Driver {
         let content = self.mailbox.take();
         for opening in content.openings {
             let index = self.slots.insert(opening);
-            self.serve(index, engine, |slot, turn| {
-                slot.obey(turn);
+            self.serve_in_place(index, engine, |slot, turn| {
+                slot.begin(turn);
                 false
             });
         }
@@ -273,12 +279,12 @@ impl Driver {
     }
 
     /// Lets a slot that was taken off its queue work, then files it where it now belongs.
-    fn serve(&mut self, index: usize, engine: &mut Engine<'_>, work: impl FnOnce(&mut Slot, &mut Turn<'_>) -> bool) {
+    fn serve_next(&mut self, index: usize, engine: &mut Engine<'_>, work: impl FnOnce(&mut Slot, &mut Turn<'_>) -> bool) {
         self.slots.entries[index].is_queued = false;
         self.serve_in_place(index, engine, work);
     }
 
-    /// As [`serve`](Self::serve), for a slot that keeps its place in a queue.
+    /// As [`serve_next`](Self::serve_next), for a slot that keeps its place in a queue.
     fn serve_in_place(&mut self, index: usize, engine: &mut Engine<'_>, work: impl FnOnce(&mut Slot, &mut Turn<'_>) -> bool) {
         let Some(slot) = &mut self.slots.entries[index].slot else { return };
         let mut turn = Turn { registry: self.poll.registry(), token: Token(index), scratch: &mut self.scratch, engine };
@@ -288,6 +294,8 @@ impl Driver {
 
     /// Ends every connection and refuses new ones.
     fn close(&mut self) {
+        // Handlers run in here, perhaps on a thread that never turned the driver.
+        self.mailbox.enter();
         let content = self.mailbox.close();
         for opening in content.openings {
             self.slots.insert(opening);
@@ -386,5 +394,6 @@ impl Slots {
             self.stuck.retain(|other| *other != index);
         }
         self.free.push(index);
+        slot.discard();
     }
 }

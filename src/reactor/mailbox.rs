@@ -132,6 +132,7 @@ impl Mailbox {
 
     /// Notes that this thread turns the driver.
     pub(crate) fn enter(&self) {
+        TURNS.set(true);
         self.turner.store(thread_number(), Ordering::Relaxed);
     }
 
@@ -139,6 +140,13 @@ impl Mailbox {
     pub(crate) fn is_turned_here(&self) -> bool {
         self.turner.load(Ordering::Relaxed) == thread_number()
     }
+}
+
+thread_local!(static TURNS: Cell<bool> = const { Cell::new(false) });
+
+/// Whether this thread has turned some driver: others may be waiting for it.
+pub(crate) fn this_thread_turns() -> bool {
+    TURNS.get()
 }
 
 /// A number of the thread's own, never 0 and never used twice.

@@ -11,6 +11,7 @@ mod slot;
 
 use std::any::Any;
 use std::fmt;
+use std::mem;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -93,14 +94,15 @@ impl Reactor {
     }
 
     /// Ends all connections with [`Error::Stopped`], without waiting for close handshakes, and ends the thread. Whatever its
-    /// connections are doing, that takes milliseconds. Further connections are refused. On the reactor's own thread it returns before
-    /// the connections have ended.
+    /// connections are doing, that takes milliseconds. Further connections are refused. On a thread that turns a reactor or driver, this
+    /// one or another, it returns before the connections have ended.
     pub fn stop(&self) {
         self.0.mailbox.stop();
-        if self.0.mailbox.is_turned_here() {
+        if mailbox::this_thread_turns() {
             return;
         }
-        if let Some(thread) = self.0.thread.lock().take() {
+        let thread = self.0.thread.lock().take();
+        if let Some(thread) = thread {
             // A panic of the thread was reported where it happened.
             let _ = thread.join();
         }
@@ -165,7 +167,7 @@ fn run(mut driver: Driver, timeout: Option<Duration>, core: Option<CoreId>) {
         log::warn!("the reactor could not be moved to core {}", core.id);
     }
     while driver.is_wanted() {
-        if let Err(error) = driver.turn(timeout) {
+        if let Err(error) = driver.serve(timeout, &mut |_, _| ()) {
             log::error!("the reactor ends: {error}");
             return;
         }
@@ -184,8 +186,16 @@ impl fmt::Debug for Reactor {
     }
 }
 
-/// The text of a panic.
-pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> Arc<str> {
+/// The text of a panic. A payload of another type is leaked, because its own `drop` might panic.
+fn panic_text(payload: Box<dyn Any + Send>) -> Arc<str> {
+    let text = text_of(&*payload).into();
+    if !payload.is::<&str>() && !payload.is::<String>() {
+        mem::forget(payload);
+    }
+    text
+}
+
+fn text_of(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("not a text").into()
+    text.unwrap_or("not a text")
 }

@@ -32,8 +32,14 @@ const IDLE: Duration = Duration::from_secs(10);
 /// How long an answer is used without asking again. `getaddrinfo` tells no lifetime; venues move hosts within minutes.
 const FRESH: Duration = Duration::from_secs(30);
 
-/// How many names are remembered; the one unused for longest makes room.
+/// How many names are remembered; the one asked for longest ago makes room.
 const NAMES_MAX: usize = 1024;
+
+/// Has threads started for jobs that wait though none could be started for them before.
+pub(crate) fn staff() {
+    HOOKS.staff();
+    LOOK_UPS.staff();
+}
 
 /// What became of the blocking part of a dial.
 pub(crate) struct Resolved {
@@ -101,7 +107,7 @@ impl Query {
         if let Some(hook) = &config.on_dial {
             match panic::catch_unwind(AssertUnwindSafe(|| hook(&mut wanted))) {
                 Ok(done) => done.map_err(|error| Error::DialHook(error.into()))?,
-                Err(payload) => return Err(Error::DialHook(Arc::new(Error::Panicked(panic_text(&*payload))))),
+                Err(payload) => return Err(Error::DialHook(Arc::new(Error::Panicked(panic_text(payload))))),
             }
             config::check_headers(&wanted.headers.0)?;
         }
@@ -155,8 +161,13 @@ impl Pool {
     }
 
     fn run(&'static self, job: Job) {
+        self.state.lock().jobs.push_back(job);
+        self.staff();
+    }
+
+    /// Sees to it that a thread works off the jobs. Called again whenever somebody waits for one, in case none could be started.
+    fn staff(&'static self) {
         let mut state = self.state.lock();
-        state.jobs.push_back(job);
         if state.idle >= state.jobs.len() || state.threads == THREADS_MAX {
             self.ready.notify_one();
             return;
@@ -174,7 +185,10 @@ impl Pool {
         loop {
             if let Some(job) = state.jobs.pop_front() {
                 drop(state);
-                job();
+                // What it drops may be the last of a user's hook.
+                if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(job)) {
+                    log::error!("a dial panicked: {}", panic_text(payload));
+                }
                 state = self.state.lock();
                 continue;
             }
@@ -210,12 +224,17 @@ fn look_up(host: Arc<str>, waiter: Waiter) {
     }
     let name = names.entry(host.clone()).or_default();
     match (&name.addresses, &mut name.waiters) {
-        (Some(addresses), _) if name.asked.is_some_and(|asked| asked.elapsed() < FRESH) => {
+        // While a look-up takes its time, what is known serves.
+        (Some(addresses), waiters) if waiters.is_some() || name.asked.is_some_and(|asked| asked.elapsed() < FRESH) => {
             let found = addresses.clone();
             drop(names);
             waiter(Ok(found));
         }
-        (_, Some(waiters)) => waiters.push(waiter),
+        (_, Some(waiters)) => {
+            waiters.push(waiter);
+            drop(names);
+            LOOK_UPS.staff();
+        }
         (_, None) => {
             name.waiters = Some(vec![waiter]);
             drop(names);
@@ -238,6 +257,7 @@ fn ask(host: &Arc<str>) {
     let mut names = NAMES.lock();
     let name = names.entry(host.clone()).or_default();
     let waiters = name.waiters.take().unwrap_or_default();
+    let mut is_old = false;
     let found: Found = match answer {
         Ok(found) if !found.is_empty() => {
             let found: Arc<[IpAddr]> = found.into();
@@ -247,15 +267,22 @@ fn ask(host: &Arc<str>) {
         }
         failed => match &name.addresses {
             Some(last) => {
-                log::warn!("{host} could not be resolved; its last addresses are used");
+                is_old = true;
+                name.asked = Some(Instant::now());
                 Ok(last.clone())
             }
             None => Err(Arc::new(failed.err().unwrap_or_else(|| io::Error::other("no addresses")))),
         },
     };
     drop(names);
+    if is_old {
+        log::warn!("{host} could not be resolved; its last addresses are used");
+    }
     for waiter in waiters {
-        waiter(found.clone());
+        let found = found.clone();
+        if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| waiter(found))) {
+            log::error!("a dial panicked: {}", panic_text(payload));
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::event::{Event, EventRef, Message, Received};
 use crate::reactor::handler::{Context, Handler};
 use crate::reactor::mailbox::Mailbox;
+use crate::reactor::{panic_text, text_of};
 
 /// Where the events of a connection go: a [`Handler`], or an [`Inbox`](crate::Inbox) that several connections share (`&inbox`).
 pub struct Sink(pub(crate) Kind);
@@ -74,6 +75,20 @@ impl Kind {
         match ran {
             Ok(()) => Outcome::Delivered,
             Err(payload) => Outcome::Panicked(payload),
+        }
+    }
+}
+
+impl Kind {
+    /// The text of a panic of this sink's. That of an engine's closure is kept, to be resumed when the turn is over.
+    pub(crate) fn take_panic(&self, payload: Box<dyn Any + Send>, kept: &mut Option<Box<dyn Any + Send>>) -> Arc<str> {
+        match self {
+            Self::Engine if kept.is_none() => {
+                let text = text_of(&*payload).into();
+                *kept = Some(payload);
+                text
+            }
+            Self::Engine | Self::Feed(_) | Self::Handler(_) => panic_text(payload),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::event::{Event, EventRef, Generation};
 use crate::reactor::handler::Context;
 use crate::reactor::panic_text;
-use crate::reactor::resolver::{Query, Resolved};
+use crate::reactor::resolver::{self, Query, Resolved};
 use crate::reactor::scratch::Scratch;
 use crate::reactor::shared::{Counters, Shared, Stream};
 use crate::reactor::sink::{Engine, Kind, Outcome};
@@ -143,8 +143,8 @@ impl Slot {
 
     /// The kernel has room again. Every event says so, so the senders' lock is taken only if something waits.
     pub(crate) fn handle_writable(&mut self) {
-        if matches!(&self.link, Link::Open(wire) if wire.unsent) {
-            self.flush();
+        if matches!(&self.link, Link::Open(wire) if wire.unsent) && self.flush().is_some() {
+            self.shared.post();
         }
     }
 
@@ -199,8 +199,9 @@ impl Slot {
         }
         let failed = match resolved.plan {
             Ok(plan) => {
+                // The next dial resumes the TLS session of this one.
+                self.tls = plan.tls.clone().or(self.tls.take());
                 self.link = Link::Dialing(Box::new(Dial::new(plan)));
-                self.handle_ready(turn);
                 return;
             }
             Err(error) => error,
@@ -227,9 +228,8 @@ impl Slot {
         if !wire.blocked {
             return false;
         }
-        let (backlog, at) = (mem::take(&mut wire.backlog), wire.backlog_at);
         wire.blocked = false;
-        match self.decode(turn, &backlog, at, true) {
+        match self.decode_backlog(turn, true) {
             Flow::Blocked => self.block(),
             Flow::End(cause) => self.lose(turn, cause),
             Flow::Fail(cause) => self.fail(turn, cause),
@@ -243,8 +243,22 @@ impl Slot {
         self.fail(turn, Error::Stopped);
     }
 
-    /// Begins the session's first dial, or does whatever else it asks for. Afterwards callers who wait are told.
-    pub(crate) fn obey(&mut self, turn: &mut Turn<'_>) {
+    /// Begins the session's first dial.
+    pub(crate) fn begin(&mut self, turn: &mut Turn<'_>) {
+        self.shared.session.lock().handle_begin(Instant::now());
+        self.obey(turn);
+    }
+
+    /// Drops the slot. A panic in a handler's or hook's own `drop` ends nothing else.
+    pub(crate) fn discard(self) {
+        let id = self.shared.id;
+        if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| drop(self))) {
+            log::error!("{id}: dropping the handler or a hook panicked: {}", panic_text(payload));
+        }
+    }
+
+    /// Does what the session asks for. Afterwards callers who wait are told.
+    fn obey(&mut self, turn: &mut Turn<'_>) {
         loop {
             let actions = self.shared.session.lock().take_actions();
             if actions.is_empty() {
@@ -270,7 +284,7 @@ impl Slot {
 
     fn query(&mut self, attempt: u32, deadline: Instant) {
         if self.query_running {
-            return;
+            return resolver::staff();
         }
         self.query_running = true;
         let query = Query {
@@ -322,7 +336,7 @@ impl Slot {
     /// Reads once and delivers all of it. Reads on if the kernel announced the end of the stream.
     fn read(&mut self, turn: &mut Turn<'_>) {
         while self.wants_to_read() {
-            let flow = self.receive(turn);
+            let flow = self.receive(turn, true);
             let hangup = matches!(&self.link, Link::Open(wire) if wire.hangup);
             let again = matches!(flow, Flow::Drained) && hangup;
             self.follow(turn, flow);
@@ -348,9 +362,9 @@ impl Slot {
         }
     }
 
-    /// One receive, decoded and delivered.
-    fn receive(&mut self, turn: &mut Turn<'_>) -> Flow {
-        if self.config.overflow == Overflow::Block && self.sink.room() == 0 {
+    /// One receive, decoded and delivered; `bounded` as in [`decode`](Self::decode).
+    fn receive(&mut self, turn: &mut Turn<'_>, bounded: bool) -> Flow {
+        if bounded && self.config.overflow == Overflow::Block && self.sink.room() == 0 {
             return Flow::Blocked;
         }
         let Link::Open(wire) = &mut self.link else { return Flow::Drained };
@@ -368,9 +382,9 @@ impl Slot {
                 self.shared.session.lock().handle_receive(at);
                 let is_short = count < received.len();
                 let decoded = if wire.is_tls {
-                    self.decrypt(turn, &received[..count], at)
+                    self.decrypt(turn, &received[..count], at, bounded)
                 } else {
-                    self.decode(turn, &received[..count], at, true)
+                    self.decode(turn, &received[..count], at, bounded)
                 };
                 match decoded {
                     // Windows reports a socket as ready again only after it was read to `WouldBlock`.
@@ -389,7 +403,7 @@ impl Slot {
     }
 
     /// Decrypts a receive, a few KiB under the lock at a time, then decodes it.
-    fn decrypt(&mut self, turn: &mut Turn<'_>, mut cipher: &[u8], at: Instant) -> Flow {
+    fn decrypt(&mut self, turn: &mut Turn<'_>, mut cipher: &[u8], at: Instant, bounded: bool) -> Flow {
         let mut plain = mem::take(&mut turn.scratch.plain);
         let mut length = 0;
         let mut end = None;
@@ -412,7 +426,7 @@ impl Slot {
                 Err(error) => end = Some(error),
             }
         }
-        let flow = self.decode(turn, &plain[..length], at, true);
+        let flow = self.decode(turn, &plain[..length], at, bounded);
         turn.scratch.plain = plain;
         match (flow, end) {
             (Flow::More, Some(cause)) => Flow::End(cause),
@@ -422,7 +436,15 @@ impl Slot {
         }
     }
 
-    /// Delivers the messages in `bytes`. With `bounded` false the inbox's capacity is overstepped.
+    /// Delivers what was read before and the inbox had no room for.
+    fn decode_backlog(&mut self, turn: &mut Turn<'_>, bounded: bool) -> Flow {
+        let Link::Open(wire) = &mut self.link else { return Flow::Drained };
+        let (backlog, at) = (mem::take(&mut wire.backlog), wire.backlog_at);
+        self.decode(turn, &backlog, at, bounded)
+    }
+
+    /// Delivers the messages in `bytes`. If not `bounded`, an inbox that would block takes them all the same: the wire is ending, and
+    /// there is nobody left to push back on.
     fn decode(&mut self, turn: &mut Turn<'_>, bytes: &[u8], at: Instant, bounded: bool) -> Flow {
         // What was dropped came before these messages, so its report does too.
         if self.dropped > 0 && self.sink.room() > 0 {
@@ -432,7 +454,7 @@ impl Slot {
         let shared = &self.shared;
         let context = Context { connection: shared.id, generation: self.generation, at, shared };
         let overflow = self.config.overflow;
-        let mut room = if bounded { self.sink.room() } else { usize::MAX };
+        let mut room = if bounded || overflow != Overflow::Block { self.sink.room() } else { usize::MAX };
         let (mut messages, mut dropped, mut discarded) = (0, 0, 0);
         let mut rest = bytes;
         let pongs = &mut turn.scratch.pongs;
@@ -475,11 +497,7 @@ impl Slot {
                 Outcome::Discarded => discarded += 1,
                 Outcome::Panicked(payload) => {
                     self.broken = true;
-                    let text = panic_text(&*payload);
-                    if matches!(self.sink, Kind::Engine) {
-                        turn.scratch.panic = Some(payload);
-                    }
-                    break Flow::Fail(Error::Panicked(text));
+                    break Flow::Fail(Error::Panicked(self.sink.take_panic(payload, &mut turn.scratch.panic)));
                 }
             }
         };
@@ -507,16 +525,15 @@ impl Slot {
 
     /// A write failed somewhere: what the peer said last is still to be read, a Close frame with its reason perhaps.
     fn lose_after_reading(&mut self, turn: &mut Turn<'_>, cause: Error) {
+        let mut flow = self.decode_backlog(turn, false);
         for _ in 0..LAST_RECEIVES {
-            if !matches!(self.link, Link::Open(_)) {
-                return;
-            }
-            match self.receive(turn) {
+            match flow {
                 Flow::More => {}
                 Flow::End(end @ Error::PeerClosed { .. }) => return self.lose(turn, end),
                 Flow::Fail(failure) => return self.fail(turn, failure),
                 Flow::Drained | Flow::Blocked | Flow::End(_) => break,
             }
+            flow = self.receive(turn, false);
         }
         self.lose(turn, cause);
     }
@@ -536,7 +553,19 @@ impl Slot {
     }
 
     /// Ends the wire, if there is one, and tells the session and the hook.
-    fn end(&mut self, turn: &mut Turn<'_>, cause: Error, tell: fn(&mut Session, Instant, Error)) {
+    fn end(&mut self, turn: &mut Turn<'_>, mut cause: Error, mut tell: fn(&mut Session, Instant, Error)) {
+        if !self.broken {
+            // What was received is delivered, in order, whatever room there is.
+            match self.decode_backlog(turn, false) {
+                Flow::Fail(failure) => (cause, tell) = (failure, Session::handle_failure),
+                Flow::End(end @ Error::PeerClosed { .. })
+                    if matches!(cause, Error::Disconnected | Error::Io(_) | Error::Tls { .. }) =>
+                {
+                    cause = end;
+                }
+                _ => {}
+            }
+        }
         let was_open = self.end_wire(turn, &cause);
         let is_own_close = {
             let mut session = self.shared.session.lock();
@@ -551,15 +580,6 @@ impl Slot {
 
     /// Takes leave of the peer if it may still listen, reports what did not leave, and drops the socket. Returns whether there was one.
     fn end_wire(&mut self, turn: &mut Turn<'_>, cause: &Error) -> bool {
-        if let Link::Open(wire) = &mut self.link
-            && !wire.backlog.is_empty()
-            && !self.broken
-        {
-            // It was received, so it is delivered, in order; there is no wire left to push back on.
-            let (backlog, at) = (mem::take(&mut wire.backlog), wire.backlog_at);
-            wire.blocked = false;
-            self.decode(turn, &backlog, at, false);
-        }
         let Link::Open(mut wire) = mem::replace(&mut self.link, Link::Down) else { return false };
         self.report_gap(turn);
         let remains = {
@@ -606,10 +626,7 @@ impl Slot {
             Outcome::Delivered => {}
             Outcome::Discarded => Counters::add(&self.shared.counters.discarded, 1),
             Outcome::Panicked(payload) => {
-                let text = panic_text(&*payload);
-                if matches!(self.sink, Kind::Engine) {
-                    turn.scratch.panic = Some(payload);
-                }
+                let text = self.sink.take_panic(payload, &mut turn.scratch.panic);
                 if !mem::replace(&mut self.broken, true) {
                     // Inside `obey`, which goes on with what this asks for.
                     self.end(turn, Error::Panicked(text), Session::handle_failure);
@@ -648,7 +665,7 @@ fn farewell(cause: &Error) -> Option<(Option<u16>, &str)> {
 
 fn run_hook(name: &str, hook: impl FnOnce()) {
     if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(hook)) {
-        log::error!("{name} panicked: {}", panic_text(&*payload));
+        log::error!("{name} panicked: {}", panic_text(payload));
     }
 }
 

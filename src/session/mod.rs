@@ -89,10 +89,10 @@ struct Wishes {
 }
 
 impl Session {
-    /// A session that begins its first dial at once. The config must be valid.
+    /// A session that has not begun. The config must be valid.
     pub fn new(config: Arc<Config>, seed: u64, now: Instant) -> Self {
         let backoff = Backoff::new(config.base_delay, config.max_backoff, config.jitter, config.seed.unwrap_or(seed));
-        let mut session = Self {
+        Self {
             config,
             state: State::Connecting,
             generation: Generation::default(),
@@ -110,9 +110,7 @@ impl Session {
             actions: Vec::new(),
             end: None,
             now,
-        };
-        session.dial();
-        session
+        }
     }
 
     // What callers may do.
@@ -174,6 +172,12 @@ impl Session {
     }
 
     // What the reactor reports.
+
+    /// The reactor has taken the session on: the first dial begins.
+    pub fn handle_begin(&mut self, now: Instant) {
+        self.clamp(now);
+        self.dial();
+    }
 
     /// Something was read from the wire.
     pub fn handle_receive(&mut self, now: Instant) {

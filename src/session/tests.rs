@@ -1018,6 +1018,7 @@ fn live_with(seed: u64, config: Config, window: Duration, peer: impl Fn(usize) -
     let t0 = now();
     let mut life =
         Life { session: Session::new(Arc::new(config), seed, t0), dials: Vec::new(), attempts: Vec::new(), over: None };
+    life.session.handle_begin(t0);
     let (mut t, mut loss) = (t0, None);
     loop {
         let s = &mut life.session;
@@ -1068,7 +1069,9 @@ fn now() -> Instant {
 }
 
 fn new(config: Config) -> Session {
-    Session::new(Arc::new(config), 0, now())
+    let mut session = Session::new(Arc::new(config), 0, now());
+    session.handle_begin(now());
+    session
 }
 
 fn open() -> (Session, Instant) {

@@ -132,7 +132,7 @@ impl<W: Write> Out<W> {
         remains
     }
 
-    /// Sends a message or a caller's ping: everything that counts as the user's. `expected` is the wire it was made for.
+    /// Sends a message or a caller's ping. `expected` is the wire it was made for.
     ///
     /// # Errors
     ///
@@ -150,7 +150,7 @@ impl<W: Write> Out<W> {
         }
         self.encode(|out| frame::encode(opcode, frame::next_key(), payload, out))?;
         let is_idle = self.write()?;
-        if !is_idle {
+        if !is_idle && matches!(opcode, OpCode::Data(_)) {
             self.ends.push_back(self.queued);
         }
         Ok(if is_idle { Sent::Written } else { Sent::Buffered })
@@ -213,7 +213,7 @@ impl<W: Write> Out<W> {
     /// Takes at most [`TLS_STEP`] bytes off the front of `cipher`, appends what they decrypt to at `plain[at..]`, and sends what TLS
     /// itself has to answer.
     pub fn decrypt(&mut self, cipher: &mut &[u8], plain: &mut [u8]) -> Result<Decrypted, Error> {
-        let Some(tls) = &mut self.tls else { return Ok(Decrypted::default()) };
+        let Some(tls) = &mut self.tls else { return Err(Error::NotConnected) };
         let mut step = &cipher[..cipher.len().min(TLS_STEP)];
         let taken = tls.read_tls(&mut step)?;
         *cipher = &cipher[taken..];
