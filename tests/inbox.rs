@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use zen_websocket::testkit::{ClientMessage, Matcher, MockServer, Peer, Script};
 use zen_websocket::{
-    Client, Config, Error, Event, Inbox, Overflow, Reactor, Sent, Sink, State, connect, connect_with, open_with,
+    Client, Config, Driver, Error, Event, Inbox, Overflow, Reactor, Sent, Sink, State, connect, connect_with, open_with,
 };
 
 use self::common::*;
@@ -381,6 +381,86 @@ fn without_a_tail_everything_but_a_begun_frame_is_refused() {
         peer.expect(&*filler, WAIT).unwrap();
     }
     assert_eq!(peer.captured().len(), sent + 1, "the frame that had begun was finished");
+}
+
+#[test]
+fn order_is_kept_when_a_write_fails_while_the_inbox_is_full() {
+    let server = serve(Script::new().ignore());
+    let mut driver = Driver::new().unwrap();
+    let inbox = Inbox::shared(16);
+    let client = driver.open_with(config(&server).reconnect(false), &inbox).unwrap();
+    turn_until(&mut driver, || client.state() == State::Open);
+    let peer = server.accept(WAIT).unwrap();
+    // More than one receive holds, so that some is read, some decoded and some left in the kernel.
+    for number in 0..4000 {
+        peer.send_text(&format!("{number:06} {}", "x".repeat(55)));
+    }
+    turn_until(&mut driver, || inbox.len() >= 16);
+    peer.reset();
+    assert!(peer.wait_closed(WAIT));
+    let began = Instant::now();
+    while client.send("x").is_ok() {
+        assert!(began.elapsed() < WAIT);
+    }
+    let mut received: Vec<_> = (0..8).map(|_| inbox.try_recv().unwrap().unwrap().event).collect();
+    turn_until(&mut driver, || client.state() == State::Closed);
+    received.extend(std::iter::from_fn(|| inbox.try_recv().unwrap()).map(|received| received.event));
+    let numbers: Vec<usize> = received
+        .iter()
+        .filter_map(|event| match event {
+            Event::Message(message) => Some(message.text().unwrap()[..6].parse().unwrap()),
+            _ => None,
+        })
+        .collect();
+    assert!(numbers.len() > 100, "{}", numbers.len());
+    assert_eq!(numbers, Vec::from_iter(0..numbers.len()));
+}
+
+#[test]
+fn a_close_code_behind_a_full_inbox_is_the_cause_of_the_loss() {
+    let server = serve(Script::new().ignore());
+    let mut driver = Driver::new().unwrap();
+    let inbox = Inbox::shared(3);
+    let client = driver.open_with(config(&server).reconnect(false), &inbox).unwrap();
+    turn_until(&mut driver, || client.state() == State::Open);
+    let peer = server.accept(WAIT).unwrap();
+    peer.send_raw([b"\x81\x01a\x81\x01b\x81\x01c".as_slice(), b"\x88\x06\x03\xF0slow"].concat());
+    turn_until(&mut driver, || inbox.len() >= 3);
+    peer.reset();
+    assert!(peer.wait_closed(WAIT));
+    let began = Instant::now();
+    while client.send("x").is_ok() {
+        assert!(began.elapsed() < WAIT);
+    }
+    turn_until(&mut driver, || client.state() == State::Closed);
+    let lines: Vec<_> = std::iter::from_fn(|| inbox.try_recv().unwrap()).map(|received| line(&received.event)).collect();
+    assert!(lines.iter().any(|line| line.contains("code 1008")), "{lines:?}");
+}
+
+#[test]
+fn a_wire_that_breaks_while_full_both_ways_is_noticed() {
+    let server = MockServer::builder().script(Script::new().stop_reading()).receive_buffer(4096).start().unwrap();
+    let set = config(&server).inbox_capacity(4).unsent_max(1 << 20).heartbeat_interval(None);
+    let (client, inbox) = connect(set).unwrap();
+    let peer = server.accept(WAIT).unwrap();
+    while !matches!(client.send_binary(&[0; 60_000]), Err(Error::Full { .. })) {}
+    (0..100).for_each(|_| peer.send_text("tick"));
+    let began = Instant::now();
+    while inbox.len() < 4 {
+        assert!(began.elapsed() < WAIT);
+        thread::yield_now();
+    }
+    peer.reset();
+    assert!(server.wait_accepted(2, WAIT), "{:?}, and sends answer {:?}", client.state(), client.send("x"));
+}
+
+/// Turns until this is so.
+fn turn_until(driver: &mut Driver, mut done: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        driver.turn(ms(5)).unwrap();
+        assert!(began.elapsed() < WAIT);
+    }
 }
 
 // ---- helpers ----

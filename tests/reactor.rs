@@ -541,6 +541,118 @@ fn the_shared_reactor_is_one() {
     assert_eq!(format!("{:?}", Reactor::shared().unwrap()), "Reactor { .. }");
 }
 
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            panic!("dropped");
+        }
+    }
+}
+
+#[test]
+fn a_panic_in_the_drop_of_a_handler_ends_nothing_else() {
+    let server = serve(Script::new());
+    let reactor = Reactor::builder().start().unwrap();
+    let (good, inbox) = reactor.connect(config(&server)).unwrap();
+    let bomb = Bomb;
+    let handler = Handler::new().text(move |_, _| assert!(size_of_val(&bomb) == 0));
+    reactor.connect_with(config(&server), handler).unwrap().close().unwrap();
+    until_open(&inbox);
+    good.send("still here").unwrap();
+    assert_eq!(next_line(&inbox), "text still here");
+}
+
+#[test]
+fn a_panic_in_the_drop_of_a_panic_ends_nothing_else() {
+    let server = serve(Script::new());
+    let reactor = Reactor::builder().start().unwrap();
+    let (good, inbox) = reactor.connect(config(&server)).unwrap();
+    let bad = reactor.connect_with(config(&server), Handler::new().text(|_, _| std::panic::panic_any(Bomb))).unwrap();
+    bad.send("x").unwrap();
+    assert!(matches!(bad.wait(State::Open, WAIT).and_then(|()| bad.wait(State::Waiting, WAIT)), Err(Error::Panicked(_))));
+    until_open(&inbox);
+    good.send("still here").unwrap();
+    assert_eq!(next_line(&inbox), "text still here");
+}
+
+#[test]
+fn panics_in_drops_of_dial_hooks_leave_threads_for_other_hooks() {
+    let server = serve(Script::new());
+    for _ in 0..4 {
+        let bomb = Bomb;
+        let (started, is_started) = mpsc::sync_channel(1);
+        let (go_on, may_go_on) = mpsc::channel::<()>();
+        let may_go_on = std::sync::Mutex::new(may_go_on);
+        let hook = move |_: &mut DialPlan| {
+            let _ = (&bomb, started.send(()));
+            let _ = may_go_on.lock().unwrap().recv();
+            Ok(())
+        };
+        let reactor = Reactor::builder().start().unwrap();
+        let (client, inbox) = reactor.open(config(&server).on_dial(hook)).unwrap();
+        is_started.recv_timeout(WAIT).unwrap();
+        // The thread of the hook is left with the last reference to it.
+        reactor.stop();
+        drop((client, inbox, go_on));
+    }
+    drop(connect(config(&server).on_dial(|_| Ok(()))).unwrap());
+}
+
+#[test]
+fn a_driver_may_be_dropped_by_a_thread_that_never_turned_it() {
+    let server = serve(Script::new().ignore());
+    let driver = Driver::new().unwrap();
+    let other = Arc::new(OnceLock::<Client>::new());
+    let (answer, answers) = mpsc::channel();
+    let closes = other.clone();
+    let handler = Handler::new().state(move |_, _| answer.send(closes.get().unwrap().close()).unwrap());
+    let _one = driver.open_with(config(&server), handler).unwrap();
+    other.set(driver.open(config(&server)).unwrap()).unwrap();
+    thread::spawn(move || drop(driver));
+    assert!(matches!(answers.recv_timeout(WAIT).unwrap(), Err(Error::OnReactor) | Ok(())));
+}
+
+#[test]
+fn handlers_may_stop_one_anothers_reactors() {
+    let server = serve(Script::new());
+    let [one, other] = [(); 2].map(|()| Reactor::builder().start().unwrap());
+    let barrier = Arc::new(std::sync::Barrier::new(2));
+    let stopper = |other: &Reactor| {
+        let (other, barrier) = (other.clone(), barrier.clone());
+        Handler::new().text(move |_, _| {
+            barrier.wait();
+            other.stop();
+        })
+    };
+    let clients = [
+        one.connect_with(config(&server), stopper(&other)).unwrap(),
+        other.connect_with(config(&server), stopper(&one)).unwrap(),
+    ];
+    for client in &clients {
+        client.send("x").unwrap();
+    }
+    for client in &clients {
+        client.wait(State::Closed, WAIT).unwrap();
+    }
+}
+
+#[test]
+fn the_clock_of_a_dial_starts_when_the_driver_is_turned() {
+    let server = serve(Script::new());
+    let mut driver = Driver::new().unwrap();
+    let client = driver.open(config(&server).connect_timeout(ms(200)).connect_attempts(1)).unwrap();
+    // Nothing comes: time passes.
+    assert!(Inbox::shared(1).recv_timeout(ms(250)).is_err());
+    let began = Instant::now();
+    while client.state() == State::Connecting && began.elapsed() < WAIT {
+        driver.turn(ms(5)).unwrap();
+    }
+    assert_eq!(client.state(), State::Open);
+}
+
 // ---- helpers ----
 
 /// As many as leave room under a limit of 1,024 descriptors, with both ends in this process.

@@ -309,6 +309,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_known_serves_while_a_look_up_hangs() {
+        let known: Arc<[IpAddr]> = [[127, 0, 0, 9].into()].into();
+        let hanging = Name { addresses: Some(known.clone()), asked: None, waiters: Some(vec![]) };
+        NAMES.lock().insert("hangs.invalid".into(), hanging);
+        let (send, found) = mpsc::channel();
+        look_up("hangs.invalid".into(), Box::new(move |answer| send.send(answer).unwrap()));
+        assert_eq!(found.recv_timeout(WAIT).unwrap().unwrap(), known);
+    }
+
+    #[test]
     fn a_name_that_does_not_exist_is_an_error() {
         let (send, found) = mpsc::channel();
         look_up("no-such-host.invalid".into(), Box::new(move |answer| send.send(answer).unwrap()));
