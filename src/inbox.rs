@@ -22,7 +22,9 @@ use crate::reactor::{Feed, Feeders, Kind, Sink};
 /// let (client, inbox) = connect("wss://www.example.com/ws")?;
 /// for received in &inbox {
 ///     match received.event {
-///         Event::Open => drop(client.send_on(received.generation, "hello")?),
+///         Event::Open => {
+///             client.send_on(received.generation, "hello")?;
+///         }
 ///         Event::Message(message) => println!("{:?}", message.text()),
 ///         Event::Lost { cause, .. } => println!("lost, what was built before is stale: {cause}"),
 ///         other => println!("{other:?}"),

@@ -14,7 +14,9 @@
 //! for received in &inbox {
 //!     match received.event {
 //!         // On every wire, the first and each that replaces a lost one.
-//!         Event::Open => drop(client.send_on(received.generation, "hello")?),
+//!         Event::Open => {
+//!             client.send_on(received.generation, "hello")?;
+//!         }
 //!         Event::Message(message) => {
 //!             assert_eq!(message.text(), Some("hello"));
 //!             client.start_close(1000, "done")?;

@@ -387,6 +387,19 @@ fn a_handler_is_told_of_a_violation_and_goes_on_with_the_next_wire() {
     assert_eq!(next(), "text again");
 }
 
+#[test]
+fn a_pong_leaves_before_the_answer_to_a_message_that_ended_after_its_ping() {
+    let server = serve(Script::new().ignore());
+    let echo = Handler::new().text(|context, text| assert_eq!(context.send(text).unwrap(), Sent::Written));
+    let _client = connect_with(config(&server), echo).unwrap();
+    let peer = server.accept(WAIT).unwrap();
+    let frames = [Frame::text("frag").unfinished(), Frame::ping("now"), Frame::continuation("ment")];
+    peer.send_raw(frames.map(|frame| frame.to_bytes()).concat());
+    peer.expect("fragment", WAIT).unwrap();
+    let messages: Vec<_> = peer.captured().into_iter().map(|captured| captured.message).collect();
+    assert_eq!(messages, [ClientMessage::Pong(b"now".to_vec()), ClientMessage::Text("fragment".to_owned())]);
+}
+
 // ---- helpers ----
 
 /// These bytes end the wire with this code and reason, on both sides.
