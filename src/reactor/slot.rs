@@ -230,10 +230,8 @@ impl Slot {
         }
         wire.blocked = false;
         match self.decode_backlog(turn, true) {
-            Flow::Blocked => self.block(),
-            Flow::End(cause) => self.lose(turn, cause),
-            Flow::Fail(cause) => self.fail(turn, cause),
-            Flow::More | Flow::Drained => self.shared.session.lock().handle_blocked(Instant::now(), false),
+            Flow::More => self.shared.session.lock().handle_blocked(Instant::now(), false),
+            flow => self.follow(turn, flow),
         }
         self.wants_to_read()
     }
@@ -439,6 +437,9 @@ impl Slot {
     /// Delivers what was read before and the inbox had no room for.
     fn decode_backlog(&mut self, turn: &mut Turn<'_>, bounded: bool) -> Flow {
         let Link::Open(wire) = &mut self.link else { return Flow::Drained };
+        if wire.backlog.is_empty() {
+            return Flow::More;
+        }
         let (backlog, at) = (mem::take(&mut wire.backlog), wire.backlog_at);
         self.decode(turn, &backlog, at, bounded)
     }
