@@ -236,7 +236,7 @@ impl Client {
 
     /// Closes with code 1000 and waits until the connection has ended: for the close handshake if a wire is open
     /// ([`Config::close_timeout`] at most), otherwise hardly at all. Closing twice is fine. On a [`Driver`] somebody has to go on
-    /// turning meanwhile.
+    /// turning meanwhile. Behind a full inbox that blocks, the peer's answer is not read, and the limit runs out.
     ///
     /// # Errors
     ///

@@ -283,7 +283,7 @@ impl Config {
     }
 
     /// How many events the inbox made for this connection may hold before [`overflow`](Self::overflow) applies. Default 8,192. State
-    /// events, and what the socket of a wire that ends still holds (4 MiB of frames at most), may exceed it.
+    /// events, and what the socket of a wire that ends still holds (about 4 MiB of frames at most), may exceed it.
     pub fn inbox_capacity(mut self, events: usize) -> Self {
         self.inbox_capacity = events;
         self

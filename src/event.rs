@@ -34,7 +34,8 @@ pub struct Received {
 pub enum Event {
     /// A dial begins.
     Dialing {
-        /// Counts the dials since the last wire that proved [stable](crate::Config::stable_after), or since the first wire, from 1.
+        /// Counts the dials since the last wire that proved [stable](crate::Config::stable_after), since the first wire, or since
+        /// [`Client::reconnect`](crate::Client::reconnect), from 1.
         attempt: u32,
     },
     /// A dial failed.

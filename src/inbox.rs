@@ -67,7 +67,7 @@ impl Inbox {
     ///
     /// [`Error::Closed`] when nothing can come any more; [`Error::OnReactor`] on the thread that would have to feed it.
     pub fn recv(&self) -> Result<Received> {
-        if let Ok(received) = self.receiver.try_recv() {
+        if let Some(received) = self.try_recv()? {
             return Ok(received);
         }
         self.check_thread()?;
@@ -93,7 +93,7 @@ impl Inbox {
     ///
     /// [`Error::Timeout`] if none came; otherwise as [`recv`](Self::recv).
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Received> {
-        if let Ok(received) = self.receiver.try_recv() {
+        if let Some(received) = self.try_recv()? {
             return Ok(received);
         }
         self.check_thread()?;

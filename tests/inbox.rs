@@ -384,6 +384,17 @@ fn without_a_tail_everything_but_a_begun_frame_is_refused() {
 }
 
 #[test]
+fn an_inbox_that_has_ended_says_so_on_any_thread() {
+    let (_server, _peer, client, inbox) = session(Script::new());
+    client.close().unwrap();
+    assert_eq!(lines_to_end(&inbox), ["closed"]);
+    assert!(matches!(inbox.recv(), Err(Error::Closed)));
+    assert!(matches!(inbox.recv_timeout(WAIT), Err(Error::Closed)));
+    assert!(matches!(inbox.try_recv(), Err(Error::Closed)));
+    assert!(matches!(inbox.spin(), Err(Error::Closed)));
+}
+
+#[test]
 fn order_is_kept_when_a_write_fails_while_the_inbox_is_full() {
     let server = serve(Script::new().ignore());
     let mut driver = Driver::new().unwrap();

@@ -13,9 +13,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
-use zen_websocket::testkit::{Matcher, MockServer, Peer, Script};
+use zen_websocket::testkit::{Frame, Matcher, MockServer, Peer, Script};
 use zen_websocket::{
-    Client, Config, Context, DialPlan, Driver, Error, EventRef, Handler, Inbox, Overflow, Reactor, State, Wait, connect,
+    Client, Config, Context, DialPlan, Driver, Error, Event, EventRef, Handler, Inbox, Overflow, Reactor, State, Wait, connect,
     connect_with,
 };
 
@@ -37,7 +37,7 @@ fn hundreds_of_connections_live_on_one_thread() {
     let mut heard = Vec::new();
     while heard.len() < MANY {
         let received = inbox.recv_timeout(WAIT).unwrap();
-        if let zen_websocket::Event::Message(message) = received.event {
+        if let Event::Message(message) = received.event {
             assert_eq!(message.text().unwrap(), received.connection.to_string(), "to its own connection");
             heard.push(received.connection);
         }
@@ -64,7 +64,7 @@ fn hundreds_of_connections_come_back_after_a_crash_of_the_server() {
     }
     let mut back = 0;
     while back < MANY {
-        if let zen_websocket::Event::Message(message) = inbox.recv_timeout(WAIT).unwrap().event {
+        if let Event::Message(message) = inbox.recv_timeout(WAIT).unwrap().event {
             assert_eq!(message.text(), Some("back"));
             back += 1;
         }
@@ -288,7 +288,7 @@ fn a_driver_serves_handlers_and_inboxes_too() {
         driver.turn(WAIT).unwrap();
         texts.extend(heard.try_iter());
         while let Some(received) = inbox.try_recv().unwrap() {
-            if let zen_websocket::Event::Message(message) = received.event {
+            if let Event::Message(message) = received.event {
                 texts.push(message.text().unwrap().to_owned());
             }
         }
@@ -637,6 +637,57 @@ fn handlers_may_stop_one_anothers_reactors() {
     for client in &clients {
         client.wait(State::Closed, WAIT).unwrap();
     }
+}
+
+#[test]
+fn an_end_announced_during_the_dial_is_noticed_after_it() {
+    // More than the dial reads, so that the end of the stream is left to the wire.
+    let frames = Frame::binary(&[0; 100]).to_bytes().repeat(400);
+    let server = serve(Script::new().delay(ms(50)).glue(frames).hang_up_after(Duration::ZERO));
+    let mut driver = Driver::new().unwrap();
+    let (mut lost, mut messages) = (false, 0);
+    let client = driver.open(config(&server).heartbeat_interval(None).reconnect(false)).unwrap();
+    while server.requests().is_empty() {
+        driver.turn(ms(1)).unwrap();
+    }
+    // Nobody turns while the answer comes whole.
+    assert!(Inbox::shared(1).recv_timeout(ms(200)).is_err());
+    let began = Instant::now();
+    while client.state() != State::Closed && began.elapsed() < WAIT {
+        let count = |_: &Context<'_>, event: EventRef<'_>| match event {
+            EventRef::Binary(_) => messages += 1,
+            EventRef::State(Event::Lost { .. }) => lost = true,
+            _ => {}
+        };
+        driver.turn_with(ms(5), count).unwrap();
+    }
+    assert_eq!((lost, messages), (true, 400));
+}
+
+#[test]
+fn a_thread_whose_driver_is_gone_may_wait_again() {
+    let server = serve(Script::new());
+    let inbox = Inbox::shared(100);
+    let driver = Driver::new().unwrap();
+    let first = driver.open_with(config(&server), &inbox).unwrap();
+    drop(driver);
+    assert_eq!(next_line(&inbox), "closed: the reactor was stopped");
+    let reactor = Reactor::builder().start().unwrap();
+    let second = reactor.open_with(config(&server), &inbox).unwrap();
+    until_open(&inbox);
+    reactor.stop();
+    assert_eq!([first.state(), second.state()], [State::Closed; 2]);
+}
+
+#[test]
+fn nothing_is_dialled_once_the_handler_has_panicked() {
+    let server = serve(Script::new());
+    let (send, dials) = mpsc::channel();
+    let handler = Handler::new().state(|_, event| assert!(!matches!(event, Event::Dialing { .. }), "no dials please"));
+    let config = config(&server).on_dial(move |plan| Ok(send.send(plan.attempt())?));
+    let client = connect_with(config, handler);
+    assert!(matches!(client, Err(Error::Panicked(_))), "{client:?}");
+    assert!(dials.recv_timeout(WAIT).is_err());
 }
 
 #[test]

@@ -660,6 +660,9 @@ impl World {
                 self.seen.silent += u64::from(matches!(cause, Error::Silent { .. }));
                 self.seen.data_silent += u64::from(matches!(cause, Error::DataSilent { .. }));
                 self.seen.replaced += u64::from(replaced);
+                if replaced {
+                    self.model.attempt = 0;
+                }
                 if allowed != u32::MAX && self.model.attempt >= allowed && !replaced {
                     self.expect_end(&cause, allowed <= 1, redial_in);
                 } else if replaced {

@@ -217,13 +217,13 @@ impl Driver {
     fn serve_ready(&mut self, engine: &mut Engine<'_>) {
         for _ in 0..self.slots.ready.len() {
             let Some(index) = self.slots.ready.pop_front() else { break };
-            self.serve_next(index, engine, |slot, turn| slot.handle_ready(turn));
+            self.go_on(index, engine);
         }
     }
 
     fn serve_dial(&mut self, engine: &mut Engine<'_>) {
         if let Some(index) = self.slots.dials.pop_front() {
-            self.serve_next(index, engine, |slot, turn| slot.handle_ready(turn));
+            self.go_on(index, engine);
         }
     }
 
@@ -231,14 +231,14 @@ impl Driver {
         let content = self.mailbox.take();
         for opening in content.openings {
             let index = self.slots.insert(opening);
-            self.serve_in_place(index, engine, |slot, turn| {
+            self.serve_slot(index, engine, |slot, turn| {
                 slot.begin(turn);
                 false
             });
         }
         for resolved in content.resolved {
             if let Some(index) = self.slots.by_id.get(&resolved.connection).copied() {
-                self.serve_in_place(index, engine, |slot, turn| {
+                self.serve_slot(index, engine, |slot, turn| {
                     slot.handle_resolved(turn, resolved);
                     slot.is_dialing()
                 });
@@ -246,7 +246,7 @@ impl Driver {
         }
         for connection in content.posts {
             if let Some(index) = self.slots.by_id.get(&connection).copied() {
-                self.serve_in_place(index, engine, |slot, turn| {
+                self.serve_slot(index, engine, |slot, turn| {
                     slot.handle_post(turn);
                     false
                 });
@@ -267,25 +267,25 @@ impl Driver {
             }
             self.slots.deadlines.pop_first();
             self.slots.entries[index].deadline = None;
-            self.serve_in_place(index, engine, |slot, turn| slot.handle_timeout(turn, now));
+            self.serve_slot(index, engine, |slot, turn| slot.handle_timeout(turn, now));
         }
     }
 
     fn serve_stuck(&mut self, engine: &mut Engine<'_>) {
         for index in mem::take(&mut self.slots.stuck) {
             self.slots.entries[index].is_stuck = false;
-            self.serve_in_place(index, engine, |slot, turn| slot.handle_room(turn));
+            self.serve_slot(index, engine, |slot, turn| slot.handle_room(turn));
         }
     }
 
-    /// Lets a slot that was taken off its queue work, then files it where it now belongs.
-    fn serve_next(&mut self, index: usize, engine: &mut Engine<'_>, work: impl FnOnce(&mut Slot, &mut Turn<'_>) -> bool) {
+    /// Serves a slot that was taken off its queue.
+    fn go_on(&mut self, index: usize, engine: &mut Engine<'_>) {
         self.slots.entries[index].is_queued = false;
-        self.serve_in_place(index, engine, work);
+        self.serve_slot(index, engine, |slot, turn| slot.handle_ready(turn));
     }
 
-    /// As [`serve_next`](Self::serve_next), for a slot that keeps its place in a queue.
-    fn serve_in_place(&mut self, index: usize, engine: &mut Engine<'_>, work: impl FnOnce(&mut Slot, &mut Turn<'_>) -> bool) {
+    /// Lets a slot work, then files it where it now belongs.
+    fn serve_slot(&mut self, index: usize, engine: &mut Engine<'_>, work: impl FnOnce(&mut Slot, &mut Turn<'_>) -> bool) {
         let Some(slot) = &mut self.slots.entries[index].slot else { return };
         let mut turn = Turn { registry: self.poll.registry(), token: Token(index), scratch: &mut self.scratch, engine };
         let again = work(slot, &mut turn);
@@ -301,7 +301,7 @@ impl Driver {
             self.slots.insert(opening);
         }
         for index in 0..self.slots.entries.len() {
-            self.serve_in_place(index, &mut |_, _| (), |slot, turn| {
+            self.serve_slot(index, &mut |_, _| (), |slot, turn| {
                 slot.stop(turn);
                 false
             });
@@ -313,6 +313,7 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.close();
+        self.mailbox.leave_for_good();
     }
 }
 

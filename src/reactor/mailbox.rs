@@ -87,10 +87,8 @@ impl Mailbox {
         put(&mut content);
         drop(content);
         self.filled.store(true, Ordering::SeqCst);
-        if self.asleep.swap(false, Ordering::SeqCst)
-            && let Err(error) = self.waker.wake()
-        {
-            log::error!("the reactor could not be woken: {error}");
+        if self.asleep.swap(false, Ordering::SeqCst) {
+            self.wake();
         }
         Ok(())
     }
@@ -132,8 +130,16 @@ impl Mailbox {
 
     /// Notes that this thread turns the driver.
     pub(crate) fn enter(&self) {
-        TURNS.set(true);
-        self.turner.store(thread_number(), Ordering::Relaxed);
+        let number = thread_number();
+        if self.turner.swap(number, Ordering::Relaxed) != number {
+            TURNED.set(TURNED.get() + 1);
+        }
+    }
+
+    /// Notes that the driver, turned here last, is no more: nobody waits for this thread on its account.
+    pub(crate) fn leave_for_good(&self) {
+        self.turner.store(0, Ordering::Relaxed);
+        TURNED.set(TURNED.get() - 1);
     }
 
     /// Whether this thread is the one that turns the driver, so that waiting for the driver would wait for ever.
@@ -142,11 +148,12 @@ impl Mailbox {
     }
 }
 
-thread_local!(static TURNS: Cell<bool> = const { Cell::new(false) });
+// How many drivers this thread has turned that have not ended here.
+thread_local!(static TURNED: Cell<usize> = const { Cell::new(0) });
 
-/// Whether this thread has turned some driver: others may be waiting for it.
-pub(crate) fn this_thread_turns() -> bool {
-    TURNS.get()
+/// Whether this thread has turned a driver that may still live, so that others may be waiting for it.
+pub(crate) fn is_turning_thread() -> bool {
+    TURNED.get() > 0
 }
 
 /// A number of the thread's own, never 0 and never used twice.

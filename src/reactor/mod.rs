@@ -12,6 +12,7 @@ mod slot;
 use std::any::Any;
 use std::fmt;
 use std::mem;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -95,10 +96,10 @@ impl Reactor {
 
     /// Ends all connections with [`Error::Stopped`], without waiting for close handshakes, and ends the thread. Whatever its
     /// connections are doing, that takes milliseconds. Further connections are refused. On a thread that turns a reactor or driver, this
-    /// one or another, it returns before the connections have ended.
+    /// one or another that still exists, it returns before the connections have ended.
     pub fn stop(&self) {
         self.0.mailbox.stop();
-        if mailbox::this_thread_turns() {
+        if mailbox::is_turning_thread() {
             return;
         }
         let thread = self.0.thread.lock().take();
@@ -183,6 +184,13 @@ impl Drop for Handle {
 impl fmt::Debug for Reactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reactor").finish_non_exhaustive()
+    }
+}
+
+/// Runs code of the user's whose panic must end nothing else.
+fn shield(what: impl fmt::Display, run: impl FnOnce()) {
+    if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(run)) {
+        log::error!("{what} panicked: {}", panic_text(payload));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Work of a dial that may block: the user's dial hook and the look-up of a name.
 //!
 //! Each of the two runs on up to four threads of the process, made when needed and gone when idle; hooks that block do not keep names
-//! from being looked up. Nobody ever joins these threads: `getaddrinfo` cannot be interrupted. A name is looked up once at a time, whoever
+//! from being looked up. A connection has one hook running at a time. Nobody ever joins these threads: `getaddrinfo` cannot be interrupted. A name is looked up once at a time, whoever
 //! asks; answers are kept, and the last good one serves when a look-up fails.
 
 use std::collections::{HashMap, VecDeque};
@@ -19,7 +19,7 @@ use crate::config::{self, Config, DialPlan, Redacted};
 use crate::error::{Error, Result};
 use crate::event::ConnectionId;
 use crate::reactor::mailbox::Mailbox;
-use crate::reactor::panic_text;
+use crate::reactor::{panic_text, shield};
 use crate::target::Target;
 use crate::wire::dial::Plan;
 use crate::wire::tls;
@@ -79,6 +79,7 @@ impl Query {
                 let host = plan.target.host.clone();
                 look_up(
                     host.clone(),
+                    self.connection,
                     Box::new(move |found| {
                         let port = plan.target.port;
                         self.answer(match found {
@@ -186,9 +187,7 @@ impl Pool {
             if let Some(job) = state.jobs.pop_front() {
                 drop(state);
                 // What it drops may be the last of a user's hook.
-                if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(job)) {
-                    log::error!("a dial panicked: {}", panic_text(payload));
-                }
+                shield("a dial", job);
                 state = self.state.lock();
                 continue;
             }
@@ -206,37 +205,40 @@ impl Pool {
 /// What is known of a name.
 #[derive(Default)]
 struct Name {
-    addresses: Option<Arc<[IpAddr]>>,
-    asked: Option<Instant>,
-    /// Who waits for the look-up under way; `None` if there is none.
-    waiters: Option<Vec<Waiter>>,
+    /// The last good answer, and when it was last asked for.
+    known: Option<(Arc<[IpAddr]>, Instant)>,
+    /// Who waits for the look-up under way, with the latest dial of each; `None` if there is none.
+    waiters: Option<HashMap<ConnectionId, Waiter>>,
 }
 
 static NAMES: LazyLock<Mutex<HashMap<Arc<str>, Name>>> = LazyLock::new(Mutex::default);
 
-fn look_up(host: Arc<str>, waiter: Waiter) {
+fn look_up(host: Arc<str>, connection: ConnectionId, waiter: Waiter) {
     let mut names = NAMES.lock();
     if names.len() >= NAMES_MAX && !names.contains_key(&host) {
-        let oldest = names.iter().filter(|(_, name)| name.waiters.is_none()).min_by_key(|(_, name)| name.asked);
+        let idle = names.iter().filter(|(_, name)| name.waiters.is_none());
+        let oldest = idle.min_by_key(|(_, name)| name.known.as_ref().map(|(_, asked)| *asked));
         if let Some(oldest) = oldest.map(|(host, _)| host.clone()) {
             names.remove(&oldest);
         }
     }
     let name = names.entry(host.clone()).or_default();
-    match (&name.addresses, &mut name.waiters) {
+    match (&name.known, &mut name.waiters) {
         // While a look-up takes its time, what is known serves.
-        (Some(addresses), waiters) if waiters.is_some() || name.asked.is_some_and(|asked| asked.elapsed() < FRESH) => {
+        (Some((addresses, asked)), waiters) if waiters.is_some() || asked.elapsed() < FRESH => {
             let found = addresses.clone();
             drop(names);
             waiter(Ok(found));
         }
         (_, Some(waiters)) => {
-            waiters.push(waiter);
+            let earlier = waiters.insert(connection, waiter);
             drop(names);
+            // It may hold the last of a user's hook.
+            shield("dropping a dial", || drop(earlier));
             LOOK_UPS.staff();
         }
         (_, None) => {
-            name.waiters = Some(vec![waiter]);
+            name.waiters = Some(HashMap::from([(connection, waiter)]));
             drop(names);
             LOOK_UPS.run(Box::new(move || ask(&host)));
         }
@@ -257,32 +259,21 @@ fn ask(host: &Arc<str>) {
     let mut names = NAMES.lock();
     let name = names.entry(host.clone()).or_default();
     let waiters = name.waiters.take().unwrap_or_default();
-    let mut is_old = false;
-    let found: Found = match answer {
-        Ok(found) if !found.is_empty() => {
-            let found: Arc<[IpAddr]> = found.into();
-            name.addresses = Some(found.clone());
-            name.asked = Some(Instant::now());
-            Ok(found)
-        }
-        failed => match &name.addresses {
-            Some(last) => {
-                is_old = true;
-                name.asked = Some(Instant::now());
-                Ok(last.clone())
-            }
-            None => Err(Arc::new(failed.err().unwrap_or_else(|| io::Error::other("no addresses")))),
-        },
+    let (found, is_old): (Found, bool) = match (answer, &name.known) {
+        (Ok(found), _) if !found.is_empty() => (Ok(found.into()), false),
+        (_, Some((last, _))) => (Ok(last.clone()), true),
+        (failed, None) => (Err(Arc::new(failed.err().unwrap_or_else(|| io::Error::other("no addresses")))), false),
     };
+    if let Ok(addresses) = &found {
+        name.known = Some((addresses.clone(), Instant::now()));
+    }
     drop(names);
     if is_old {
         log::warn!("{host} could not be resolved; its last addresses are used");
     }
-    for waiter in waiters {
+    for waiter in waiters.into_values() {
         let found = found.clone();
-        if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| waiter(found))) {
-            log::error!("a dial panicked: {}", panic_text(payload));
-        }
+        shield("a dial", || waiter(found));
     }
 }
 
@@ -299,7 +290,7 @@ mod tests {
         let (send, found) = mpsc::channel();
         for _ in 0..100 {
             let send = send.clone();
-            look_up("localhost".into(), Box::new(move |answer| send.send(answer).unwrap()));
+            look_up("localhost".into(), ConnectionId::next(), Box::new(move |answer| send.send(answer).unwrap()));
         }
         let first = found.recv_timeout(WAIT).unwrap().unwrap();
         for _ in 1..100 {
@@ -311,17 +302,17 @@ mod tests {
     #[test]
     fn what_is_known_serves_while_a_look_up_hangs() {
         let known: Arc<[IpAddr]> = [[127, 0, 0, 9].into()].into();
-        let hanging = Name { addresses: Some(known.clone()), asked: None, waiters: Some(vec![]) };
+        let hanging = Name { known: Some((known.clone(), Instant::now() - 2 * FRESH)), waiters: Some(HashMap::new()) };
         NAMES.lock().insert("hangs.invalid".into(), hanging);
         let (send, found) = mpsc::channel();
-        look_up("hangs.invalid".into(), Box::new(move |answer| send.send(answer).unwrap()));
+        look_up("hangs.invalid".into(), ConnectionId::next(), Box::new(move |answer| send.send(answer).unwrap()));
         assert_eq!(found.recv_timeout(WAIT).unwrap().unwrap(), known);
     }
 
     #[test]
     fn a_name_that_does_not_exist_is_an_error() {
         let (send, found) = mpsc::channel();
-        look_up("no-such-host.invalid".into(), Box::new(move |answer| send.send(answer).unwrap()));
+        look_up("no-such-host.invalid".into(), ConnectionId::next(), Box::new(move |answer| send.send(answer).unwrap()));
         assert!(found.recv_timeout(WAIT).unwrap().is_err());
     }
 }

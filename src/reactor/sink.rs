@@ -77,9 +77,7 @@ impl Kind {
             Err(payload) => Outcome::Panicked(payload),
         }
     }
-}
 
-impl Kind {
     /// The text of a panic of this sink's. That of an engine's closure is kept, to be resumed when the turn is over.
     pub(crate) fn take_panic(&self, payload: Box<dyn Any + Send>, kept: &mut Option<Box<dyn Any + Send>>) -> Arc<str> {
         match self {

@@ -3,7 +3,6 @@
 use std::io::{self, Read};
 use std::mem;
 use std::net::Shutdown;
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,10 +14,10 @@ use crate::config::{Config, Overflow};
 use crate::error::Error;
 use crate::event::{Event, EventRef, Generation};
 use crate::reactor::handler::Context;
-use crate::reactor::panic_text;
 use crate::reactor::resolver::{self, Query, Resolved};
 use crate::reactor::scratch::Scratch;
 use crate::reactor::shared::{Counters, Shared, Stream};
+use crate::reactor::shield;
 use crate::reactor::sink::{Engine, Kind, Outcome};
 use crate::session::{Action, Session};
 use crate::wire::assembler::{Assembler, Item};
@@ -250,9 +249,7 @@ impl Slot {
     /// Drops the slot. A panic in a handler's or hook's own `drop` ends nothing else.
     pub(crate) fn discard(self) {
         let id = self.shared.id;
-        if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| drop(self))) {
-            log::error!("{id}: dropping the handler or a hook panicked: {}", panic_text(payload));
-        }
+        shield(format_args!("{id}: dropping the handler or a hook"), || drop(self));
     }
 
     /// Does what the session asks for. Afterwards callers who wait are told.
@@ -264,6 +261,8 @@ impl Slot {
             }
             for action in actions {
                 match action {
+                    // The handler panicked on the event before it; the end is among the next actions.
+                    Action::Dial { .. } if self.broken => {}
                     Action::Dial { attempt, deadline } => {
                         self.dial += 1;
                         self.link = Link::Resolving { attempt, deadline };
@@ -281,7 +280,8 @@ impl Slot {
     }
 
     fn query(&mut self, attempt: u32, deadline: Instant) {
-        if self.query_running {
+        // A hook that hangs holds one thread. A look-up that hangs may be asked again: what is known of the name serves.
+        if self.query_running && self.config.on_dial.is_some() {
             return resolver::staff();
         }
         self.query_running = true;
@@ -306,7 +306,8 @@ impl Slot {
             is_tls,
             assembler: Assembler::new(self.config.max_message),
             readable: true,
-            hangup: false,
+            // What the kernel announced during the dial went to the dial: the first reads go on until it has no more.
+            hangup: true,
             unsent: false,
             blocked: false,
             backlog: Vec::new(),
@@ -317,7 +318,7 @@ impl Slot {
         self.shared.session.lock().handle_opened(now, self.generation, opened.subprotocol.map(Into::into));
         // Before the event: a handler that panics on it ends the wire, and `on_lost` comes second.
         if let Some(hook) = &self.config.on_open {
-            run_hook("on_open", || hook(self.shared.id, self.generation));
+            shield("on_open", || hook(self.shared.id, self.generation));
         }
         self.obey(turn);
         if !opened.glued.is_empty() {
@@ -408,21 +409,14 @@ impl Slot {
         while !cipher.is_empty() && end.is_none() {
             let mut out = self.shared.out.lock();
             let step = out.decrypt(&mut cipher, &mut plain[length..]);
-            let unsent = out.unsent() > 0;
+            let is_done = out.unsent() == 0 && out.failure().is_none();
             MutexGuard::unlock_fair(out);
-            if unsent {
+            if !is_done {
                 // What TLS had to answer may be among it.
                 self.shared.post();
             }
-            match step {
-                Ok(step) => {
-                    length += step.plain;
-                    if step.closed {
-                        end = Some(Error::Disconnected);
-                    }
-                }
-                Err(error) => end = Some(error),
-            }
+            length += step.plain;
+            end = step.end;
         }
         let flow = self.decode(turn, &plain[..length], at, bounded);
         turn.scratch.plain = plain;
@@ -436,7 +430,7 @@ impl Slot {
 
     /// Delivers what was read before and the inbox had no room for.
     fn decode_backlog(&mut self, turn: &mut Turn<'_>, bounded: bool) -> Flow {
-        let Link::Open(wire) = &mut self.link else { return Flow::Drained };
+        let Link::Open(wire) = &mut self.link else { return Flow::More };
         if wire.backlog.is_empty() {
             return Flow::More;
         }
@@ -451,7 +445,7 @@ impl Slot {
         if self.dropped > 0 && self.sink.room() > 0 {
             self.report_gap(turn);
         }
-        let Link::Open(wire) = &mut self.link else { return Flow::Drained };
+        let Link::Open(wire) = &mut self.link else { return Flow::More };
         let shared = &self.shared;
         let context = Context { connection: shared.id, generation: self.generation, at, shared };
         let overflow = self.config.overflow;
@@ -554,18 +548,12 @@ impl Slot {
     }
 
     /// Ends the wire, if there is one, and tells the session and the hook.
-    fn end(&mut self, turn: &mut Turn<'_>, mut cause: Error, mut tell: fn(&mut Session, Instant, Error)) {
-        if !self.broken {
-            // What was received is delivered, in order, whatever room there is.
-            match self.decode_backlog(turn, false) {
-                Flow::Fail(failure) => (cause, tell) = (failure, Session::handle_failure),
-                Flow::End(end @ Error::PeerClosed { .. })
-                    if matches!(cause, Error::Disconnected | Error::Io(_) | Error::Tls { .. }) =>
-                {
-                    cause = end;
-                }
-                _ => {}
-            }
+    fn end(&mut self, turn: &mut Turn<'_>, mut cause: Error, tell: fn(&mut Session, Instant, Error)) {
+        // What was received is delivered, in order, whatever room there is. Only inboxes have a backlog, and they do not panic.
+        if let Flow::End(end @ Error::PeerClosed { .. }) = self.decode_backlog(turn, false)
+            && matches!(cause, Error::Disconnected | Error::Io(_) | Error::Tls { .. })
+        {
+            cause = end;
         }
         let was_open = self.end_wire(turn, &cause);
         let is_own_close = {
@@ -575,7 +563,7 @@ impl Slot {
         };
         if let (true, Some(hook)) = (was_open, &self.config.on_lost) {
             let cause = if is_own_close { &Error::Closed } else { &cause };
-            run_hook("on_lost", || hook(self.shared.id, self.generation, cause));
+            shield("on_lost", || hook(self.shared.id, self.generation, cause));
         }
     }
 
@@ -629,7 +617,7 @@ impl Slot {
             Outcome::Panicked(payload) => {
                 let text = self.sink.take_panic(payload, &mut turn.scratch.panic);
                 if !mem::replace(&mut self.broken, true) {
-                    // Inside `obey`, which goes on with what this asks for.
+                    // The caller's `obey` goes on with what this asks for; a gap is reported only to inboxes, which do not panic.
                     self.end(turn, Error::Panicked(text), Session::handle_failure);
                 }
             }
@@ -661,12 +649,6 @@ fn farewell(cause: &Error) -> Option<(Option<u16>, &str)> {
         Error::Replaced | Error::DataSilent { .. } => Some((Some(1000), "")),
         Error::InboxFull | Error::Panicked(_) | Error::Stopped => Some((Some(1001), "")),
         _ => None,
-    }
-}
-
-fn run_hook(name: &str, hook: impl FnOnce()) {
-    if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(hook)) {
-        log::error!("{name} panicked: {}", panic_text(payload));
     }
 }
 

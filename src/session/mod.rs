@@ -37,7 +37,7 @@ pub struct Session {
     config: Arc<Config>,
     state: State,
     generation: Generation,
-    /// Dials since the last wire that proved stable, or since the first.
+    /// Dials since the last wire that proved stable, since the first, or since a wish for another.
     attempt: u32,
     /// What the dial is doing, while `Connecting`.
     phase: Phase,
@@ -373,15 +373,17 @@ impl Session {
             self.attempt = 0;
             self.backoff.reset();
         }
-        if self.has_used(self.config.redial_attempts) && !matches!(cause, Error::Replaced) {
+        let is_wished = matches!(cause, Error::Replaced);
+        if is_wished {
+            // What the program wishes for uses up no redials; the ladder stays where it is.
+            self.attempt = 0;
+        }
+        if self.has_used(self.config.redial_attempts) && !is_wished {
             let end = self.exhausted(self.config.redial_attempts, &cause);
             self.emit(Event::Lost { cause, redial_in: None });
             return self.finish(Some(end));
         }
-        let delay = match cause {
-            Error::Replaced => Duration::ZERO,
-            _ => self.backoff.after_loss(),
-        };
+        let delay = if is_wished { Duration::ZERO } else { self.backoff.after_loss() };
         self.emit(Event::Lost { cause, redial_in: Some(delay) });
         self.redial_in(delay);
     }

@@ -890,6 +890,17 @@ fn repeated_wishes_merge() {
 }
 
 #[test]
+fn wishes_for_another_wire_use_up_no_redials() {
+    let (mut s, t0) = open_with(exact().redial_attempts(2));
+    for number in 2..5 {
+        s.handle_lost(t0, Error::Replaced);
+        s.handle_opened(t0, generation(number), None);
+    }
+    s.handle_lost(t0, Error::Disconnected);
+    assert_eq!(s.end().cloned().map(|_| ()), None);
+}
+
+#[test]
 fn a_reconnect_works_though_redialling_is_off() {
     let (mut s, t0) = open_with(exact().reconnect(false));
     s.handle_lost(t0, Error::Replaced);

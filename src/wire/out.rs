@@ -70,12 +70,12 @@ pub struct Remains<W> {
 }
 
 /// What [`Out::decrypt`] found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Decrypted {
     /// Bytes of plaintext.
     pub plain: usize,
-    /// The peer will send nothing more (RFC 8446 §6.1).
-    pub closed: bool,
+    /// Why nothing follows, if nothing does: the peer said so (RFC 8446 §6.1), or it broke TLS.
+    pub end: Option<Error>,
 }
 
 impl<W: Write> Out<W> {
@@ -210,30 +210,29 @@ impl<W: Write> Out<W> {
         Ok(())
     }
 
-    /// Takes at most [`TLS_STEP`] bytes off the front of `cipher`, appends what they decrypt to at `plain[at..]`, and sends what TLS
-    /// itself has to answer.
-    pub fn decrypt(&mut self, cipher: &mut &[u8], plain: &mut [u8]) -> Result<Decrypted, Error> {
-        let Some(tls) = &mut self.tls else { return Err(Error::NotConnected) };
+    /// Takes at most [`TLS_STEP`] bytes off the front of `cipher`, writes what they decrypt to into `plain`, and sends what TLS itself has
+    /// to answer.
+    pub fn decrypt(&mut self, cipher: &mut &[u8], plain: &mut [u8]) -> Decrypted {
+        let Some(tls) = &mut self.tls else { return Decrypted { plain: 0, end: Some(Error::NotConnected) } };
         let mut step = &cipher[..cipher.len().min(TLS_STEP)];
-        let taken = tls.read_tls(&mut step)?;
+        let taken = match tls.read_tls(&mut step) {
+            Ok(0) => return Decrypted { plain: 0, end: Some(tls::stuck()) },
+            Err(error) => return Decrypted { plain: 0, end: Some(error.into()) },
+            Ok(taken) => taken,
+        };
         *cipher = &cipher[taken..];
-        if taken == 0 {
-            return Err(tls::stuck());
+        let end = match tls.process_new_packets() {
+            Ok(state) if state.peer_has_closed() => Some(Error::Disconnected),
+            Ok(_) => None,
+            Err(error) => Some(tls::error(error)),
+        };
+        // What came before a failure counts. With nothing to read the reader answers with an error of its own.
+        let count = tls.reader().read(plain).unwrap_or(0);
+        if tls.wants_write() {
+            // A key update to acknowledge, or the alert that says why we leave. A failure is kept; the reactor reads on first.
+            let _ = self.encode(|_| ()).and_then(|()| self.write());
         }
-        let processed = tls.process_new_packets().map_err(tls::error);
-        let mut count = 0;
-        if let Ok(state) = &processed
-            && state.plaintext_bytes_to_read() > 0
-        {
-            count = tls.reader().read(plain)?;
-        }
-        let wants_write = tls.wants_write();
-        if wants_write {
-            // A key update to acknowledge, or the alert that says why we leave.
-            self.encode(|_| ())?;
-            self.write()?;
-        }
-        Ok(Decrypted { plain: count, closed: processed?.peer_has_closed() })
+        Decrypted { plain: count, end }
     }
 
     /// Why writing failed, if it has and the wire was not given up yet.
