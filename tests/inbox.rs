@@ -384,7 +384,7 @@ fn without_a_tail_everything_but_a_begun_frame_is_refused() {
 }
 
 #[test]
-fn an_inbox_that_has_ended_says_so_on_any_thread() {
+fn an_inbox_that_has_ended_says_so() {
     let (_server, _peer, client, inbox) = session(Script::new());
     client.close().unwrap();
     assert_eq!(lines_to_end(&inbox), ["closed"]);
