@@ -642,7 +642,7 @@ fn handlers_may_stop_one_anothers_reactors() {
 #[test]
 fn an_end_announced_during_the_dial_is_noticed_after_it() {
     // More than the dial reads, so that the end of the stream is left to the wire.
-    let frames = Frame::binary(&[0; 100]).to_bytes().repeat(400);
+    let frames = Frame::binary([0; 100]).to_bytes().repeat(400);
     let server = serve(Script::new().delay(ms(50)).glue(frames).hang_up_after(Duration::ZERO));
     let mut driver = Driver::new().unwrap();
     let (mut lost, mut messages) = (false, 0);
