@@ -77,7 +77,7 @@ pub enum Error {
     Handshake(Arc<str>),
     /// The inbox was full under [`Overflow::Disconnect`](crate::Overflow::Disconnect).
     InboxFull,
-    /// Reading or writing the socket failed.
+    /// Reading or writing the socket failed, or the system has no thread or descriptor left.
     Io(Arc<io::Error>),
     /// A value could not be written as JSON, or a message not read as such; nothing was sent.
     Json(Arc<dyn StdError + Send + Sync>),
@@ -258,6 +258,11 @@ impl Error {
         Explanation { message: self.to_string(), suggestion }
     }
 
+    /// The socket, or what else the system provides, failed. No `From`: a caller's own I/O is none of this crate's errors.
+    pub(crate) fn io(source: io::Error) -> Self {
+        Self::Io(Arc::new(source))
+    }
+
     pub(crate) fn config(setting: &'static str, reason: impl Into<Arc<str>>) -> Self {
         Self::Config { setting, reason: reason.into() }
     }
@@ -307,12 +312,6 @@ impl StdError for Error {
             Self::Exhausted { last, .. } => Some(&**last),
             _ => None,
         }
-    }
-}
-
-impl From<io::Error> for Error {
-    fn from(source: io::Error) -> Self {
-        Self::Io(Arc::new(source))
     }
 }
 

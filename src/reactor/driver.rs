@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token, Waker};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::{ConnectionId, EventRef};
 use crate::reactor::handler::Context;
 use crate::reactor::mailbox::Mailbox;
@@ -96,8 +96,8 @@ impl Driver {
     ///
     /// [`Error::Io`](crate::Error::Io) if the system has no poller or descriptor left.
     pub fn new() -> Result<Self> {
-        let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), WAKER)?;
+        let poll = Poll::new().map_err(Error::io)?;
+        let waker = Waker::new(poll.registry(), WAKER).map_err(Error::io)?;
         Ok(Self {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
@@ -187,7 +187,7 @@ impl Driver {
         self.mailbox.wake_up();
         match polled {
             // A signal is a reason to look around, not a failure.
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error.into()),
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(Error::io(error)),
             _ => Ok(()),
         }
     }

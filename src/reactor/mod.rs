@@ -155,7 +155,7 @@ impl ReactorBuilder {
             Wait::Park => None,
             Wait::Spin { .. } => Some(Duration::ZERO),
         };
-        let thread = thread::Builder::new().name(self.name).spawn(move || run(driver, timeout, core))?;
+        let thread = thread::Builder::new().name(self.name).spawn(move || run(driver, timeout, core)).map_err(Error::io)?;
         Ok(Reactor(Arc::new(Handle { mailbox, thread: Mutex::new(Some(thread)) })))
     }
 }

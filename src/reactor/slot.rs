@@ -395,7 +395,7 @@ impl Slot {
                 wire.hangup = false;
                 Flow::Drained
             }
-            Err(error) => Flow::End(error.into()),
+            Err(error) => Flow::End(Error::io(error)),
         };
         turn.scratch.received = received;
         flow

@@ -195,14 +195,14 @@ impl Dial {
                     }
                 }
                 Err(error) if is_retry(&error) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(Error::io(error)),
             }
         }
         while connection.wants_write() {
             match connection.write_tls(&mut stream) {
                 Ok(_) => {}
                 Err(error) if is_retry(&error) => break,
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(Error::io(error)),
             }
         }
         if connection.is_handshaking() {
@@ -252,14 +252,14 @@ impl Upgrade {
     fn write(&mut self) -> Result<()> {
         if let Some(tls) = &mut self.tls {
             if self.written == 0 {
-                tls.writer().write_all(&self.request.bytes)?;
+                tls.writer().write_all(&self.request.bytes).map_err(Error::io)?;
                 self.written = self.request.bytes.len();
             }
             while tls.wants_write() {
                 match tls.write_tls(&mut self.stream) {
                     Ok(_) => {}
                     Err(error) if is_retry(&error) => break,
-                    Err(error) => return Err(error.into()),
+                    Err(error) => return Err(Error::io(error)),
                 }
             }
             return Ok(());
@@ -268,7 +268,7 @@ impl Upgrade {
             match self.stream.write(&self.request.bytes[self.written..]) {
                 Ok(taken) => self.written += taken,
                 Err(error) if is_retry(&error) => break,
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(Error::io(error)),
             }
         }
         Ok(())
@@ -289,7 +289,7 @@ impl Upgrade {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // A server that refuses may reset right behind its answer.
                 Err(_) if !self.received.is_empty() => self.ended = true,
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(Error::io(error)),
             }
         }
         Ok(())

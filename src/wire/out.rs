@@ -217,7 +217,7 @@ impl<W: Write> Out<W> {
         let mut step = &cipher[..cipher.len().min(TLS_STEP)];
         let taken = match tls.read_tls(&mut step) {
             Ok(0) => return Decrypted { plain: 0, end: Some(tls::stuck()) },
-            Err(error) => return Decrypted { plain: 0, end: Some(error.into()) },
+            Err(error) => return Decrypted { plain: 0, end: Some(Error::io(error)) },
             Ok(taken) => taken,
         };
         *cipher = &cipher[taken..];
