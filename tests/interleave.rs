@@ -2,7 +2,6 @@
 //!
 //! Each step is one critical section of the library, or one thing the kernel does. A script gives each actor its steps; all interleavings
 //! are run from the start, and what then lies on the wires is compared with what the callers were told.
-#![allow(clippy::print_stdout)]
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -44,7 +44,7 @@ pub(crate) struct Slot {
     generation: Generation,
     /// Counts the dials; an answer to an earlier one is ignored.
     dial: u64,
-    /// A dial hook or look-up runs. The next begins when it has ended, so that a hook that hangs holds one thread.
+    /// A query runs. If it has a hook the next begins when it has ended, so that a hook that hangs holds one thread.
     query_running: bool,
     /// Messages dropped and not reported yet.
     dropped: u64,
@@ -157,19 +157,17 @@ impl Slot {
                 match progress {
                     Ok(Progress::Done(opened)) => {
                         self.handle_opened(turn, opened);
-                        return self.wants_to_read();
+                        self.wants_to_read()
                     }
                     Ok(progress) => {
                         self.shared.session.lock().handle_phase(now, phase);
-                        return matches!(progress, Progress::Again);
+                        matches!(progress, Progress::Again)
                     }
                     Err(error) => {
-                        self.link = Link::Down;
-                        self.shared.session.lock().handle_dial_failed(now, error);
-                        self.obey(turn);
+                        self.fail_dial(turn, error);
+                        false
                     }
                 }
-                false
             }
             Link::Open(_) => {
                 self.read(turn);
@@ -196,18 +194,14 @@ impl Slot {
         if resolved.dial != self.dial {
             return self.query(attempt, deadline);
         }
-        let failed = match resolved.plan {
+        match resolved.plan {
             Ok(plan) => {
                 // The next dial resumes the TLS session of this one.
                 self.tls = plan.tls.clone().or(self.tls.take());
                 self.link = Link::Dialing(Box::new(Dial::new(plan)));
-                return;
             }
-            Err(error) => error,
-        };
-        self.link = Link::Down;
-        self.shared.session.lock().handle_dial_failed(Instant::now(), failed);
-        self.obey(turn);
+            Err(error) => self.fail_dial(turn, error),
+        }
     }
 
     /// A deadline may have come.
@@ -295,6 +289,12 @@ impl Slot {
             mailbox: self.shared.mailbox.clone(),
         };
         query.start();
+    }
+
+    fn fail_dial(&mut self, turn: &mut Turn<'_>, cause: Error) {
+        self.link = Link::Down;
+        self.shared.session.lock().handle_dial_failed(Instant::now(), cause);
+        self.obey(turn);
     }
 
     fn handle_opened(&mut self, turn: &mut Turn<'_>, opened: Opened) {

@@ -198,13 +198,7 @@ impl Dial {
                 Err(error) => return Err(Error::io(error)),
             }
         }
-        while connection.wants_write() {
-            match connection.write_tls(&mut stream) {
-                Ok(_) => {}
-                Err(error) if is_retry(&error) => break,
-                Err(error) => return Err(Error::io(error)),
-            }
-        }
+        write_tls(&mut connection, &mut stream)?;
         if connection.is_handshaking() {
             self.step = Step::Tls(stream, connection);
             return Ok(if read { Progress::Again } else { Progress::Pending });
@@ -255,14 +249,7 @@ impl Upgrade {
                 tls.writer().write_all(&self.request.bytes).map_err(Error::io)?;
                 self.written = self.request.bytes.len();
             }
-            while tls.wants_write() {
-                match tls.write_tls(&mut self.stream) {
-                    Ok(_) => {}
-                    Err(error) if is_retry(&error) => break,
-                    Err(error) => return Err(Error::io(error)),
-                }
-            }
-            return Ok(());
+            return write_tls(tls, &mut self.stream);
         }
         while self.written < self.request.bytes.len() {
             match self.stream.write(&self.request.bytes[self.written..]) {
@@ -294,6 +281,18 @@ impl Upgrade {
         }
         Ok(())
     }
+}
+
+/// Writes what TLS has ready, as far as the kernel takes it.
+fn write_tls(tls: &mut ClientConnection, stream: &mut TcpStream) -> Result<()> {
+    while tls.wants_write() {
+        match tls.write_tls(stream) {
+            Ok(_) => {}
+            Err(error) if is_retry(&error) => break,
+            Err(error) => return Err(Error::io(error)),
+        }
+    }
+    Ok(())
 }
 
 /// One read of plaintext; reads ciphertext only if no plaintext is left.

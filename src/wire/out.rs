@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::iter;
 use std::mem;
-use std::sync::Arc;
 
 use rustls::ClientConnection;
 use tungstenite::protocol::frame::coding::{Control, OpCode};
@@ -120,15 +119,7 @@ impl<W: Write> Out<W> {
             let _ = self.encode(|_| ()).and_then(|()| self.write());
         }
         let remains = Remains { stream: self.stream.take(), messages: self.ends.len(), bytes: self.unsent() };
-        self.phase = Phase::Down;
-        self.failure = None;
-        self.tls = None;
-        self.buffer = Vec::new();
-        self.start = 0;
-        self.queued = 0;
-        self.ends = VecDeque::new();
-        self.plain = Vec::new();
-        self.pong = None;
+        *self = Self { generation: self.generation, ..Self::new(self.unsent_max) };
         remains
     }
 
@@ -307,7 +298,7 @@ impl<W: Write> Out<W> {
     }
 
     fn die(&mut self, error: io::Error) -> Error {
-        let error = Error::Io(Arc::new(error));
+        let error = Error::io(error);
         self.phase = Phase::Dead;
         self.failure = Some(error.clone());
         error
