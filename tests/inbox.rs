@@ -396,23 +396,13 @@ fn an_inbox_that_has_ended_says_so() {
 
 #[test]
 fn order_is_kept_when_a_write_fails_while_the_inbox_is_full() {
-    let server = serve(Script::new().ignore());
-    let mut driver = Driver::new().unwrap();
-    let inbox = Inbox::shared(16);
-    let client = driver.open_with(config(&server).reconnect(false), &inbox).unwrap();
-    turn_until(&mut driver, || client.state() == State::Open);
-    let peer = server.accept(WAIT).unwrap();
+    let (_server, mut driver, inbox, client, peer) = driven(16);
     // More than one receive holds, so that some is read, some decoded and some left in the kernel.
     for number in 0..4000 {
         peer.send_text(&format!("{number:06} {}", "x".repeat(55)));
     }
     turn_until(&mut driver, || inbox.len() >= 16);
-    peer.reset();
-    assert!(peer.wait_closed(WAIT));
-    let began = Instant::now();
-    while client.send("x").is_ok() {
-        assert!(began.elapsed() < WAIT);
-    }
+    reset_until_a_send_fails(&peer, &client);
     let mut received: Vec<_> = (0..8).map(|_| inbox.try_recv().unwrap().unwrap().event).collect();
     turn_until(&mut driver, || client.state() == State::Closed);
     received.extend(std::iter::from_fn(|| inbox.try_recv().unwrap()).map(|received| received.event));
@@ -429,20 +419,10 @@ fn order_is_kept_when_a_write_fails_while_the_inbox_is_full() {
 
 #[test]
 fn a_close_code_behind_a_full_inbox_is_the_cause_of_the_loss() {
-    let server = serve(Script::new().ignore());
-    let mut driver = Driver::new().unwrap();
-    let inbox = Inbox::shared(3);
-    let client = driver.open_with(config(&server).reconnect(false), &inbox).unwrap();
-    turn_until(&mut driver, || client.state() == State::Open);
-    let peer = server.accept(WAIT).unwrap();
+    let (_server, mut driver, inbox, client, peer) = driven(3);
     peer.send_raw([b"\x81\x01a\x81\x01b\x81\x01c".as_slice(), b"\x88\x06\x03\xF0slow"].concat());
     turn_until(&mut driver, || inbox.len() >= 3);
-    peer.reset();
-    assert!(peer.wait_closed(WAIT));
-    let began = Instant::now();
-    while client.send("x").is_ok() {
-        assert!(began.elapsed() < WAIT);
-    }
+    reset_until_a_send_fails(&peer, &client);
     turn_until(&mut driver, || client.state() == State::Closed);
     let lines: Vec<_> = std::iter::from_fn(|| inbox.try_recv().unwrap()).map(|received| line(&received.event)).collect();
     assert!(lines.iter().any(|line| line.contains("code 1008")), "{lines:?}");
@@ -463,6 +443,26 @@ fn a_wire_that_breaks_while_full_both_ways_is_noticed() {
     }
     peer.reset();
     assert!(server.wait_accepted(2, WAIT), "{:?}, and sends answer {:?}", client.state(), client.send("x"));
+}
+
+/// An open connection of a driver that this test turns, into an inbox of this capacity.
+fn driven(capacity: usize) -> (MockServer, Driver, Inbox, Client, Peer) {
+    let server = serve(Script::new().ignore());
+    let mut driver = Driver::new().unwrap();
+    let inbox = Inbox::shared(capacity);
+    let client = driver.open_with(config(&server).reconnect(false), &inbox).unwrap();
+    turn_until(&mut driver, || client.state() == State::Open);
+    let peer = server.accept(WAIT).unwrap();
+    (server, driver, inbox, client, peer)
+}
+
+fn reset_until_a_send_fails(peer: &Peer, client: &Client) {
+    peer.reset();
+    assert!(peer.wait_closed(WAIT));
+    let began = Instant::now();
+    while client.send("x").is_ok() {
+        assert!(began.elapsed() < WAIT);
+    }
 }
 
 /// Turns until this is so.
