@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Instant;
 
-use zen_websocket::testkit::{ClientMessage, Matcher, MockServer, Peer, Script};
+use zen_websocket::testkit::{ClientMessage, Frame, Matcher, MockServer, Peer, Script};
 use zen_websocket::{
     Client, Config, Driver, Error, Event, Inbox, Overflow, Reactor, Sent, Sink, State, connect, connect_with, open_with,
 };
@@ -396,11 +396,10 @@ fn an_inbox_that_has_ended_says_so() {
 
 #[test]
 fn order_is_kept_when_a_write_fails_while_the_inbox_is_full() {
-    let (_server, mut driver, inbox, client, peer) = driven(16);
-    // More than one receive holds, so that some is read, some decoded and some left in the kernel.
-    for number in 0..4000 {
-        peer.send_text(&format!("{number:06} {}", "x".repeat(55)));
-    }
+    // More than the dial and one receive hold, so that some is decoded, some only read and some left in the kernel.
+    let messages = (0..4000).flat_map(|number| Frame::text(format!("{number:06} {}", "x".repeat(55))).to_bytes());
+    let script = Script::new().ignore().glue(messages.collect::<Vec<_>>());
+    let (_server, mut driver, inbox, client, peer) = driven(script, 16);
     turn_until(&mut driver, || inbox.len() >= 16);
     reset_until_a_send_fails(&peer, &client);
     let mut received: Vec<_> = (0..8).map(|_| inbox.try_recv().unwrap().unwrap().event).collect();
@@ -419,7 +418,7 @@ fn order_is_kept_when_a_write_fails_while_the_inbox_is_full() {
 
 #[test]
 fn a_close_code_behind_a_full_inbox_is_the_cause_of_the_loss() {
-    let (_server, mut driver, inbox, client, peer) = driven(3);
+    let (_server, mut driver, inbox, client, peer) = driven(Script::new().ignore(), 3);
     peer.send_raw([b"\x81\x01a\x81\x01b\x81\x01c".as_slice(), b"\x88\x06\x03\xF0slow"].concat());
     turn_until(&mut driver, || inbox.len() >= 3);
     reset_until_a_send_fails(&peer, &client);
@@ -446,8 +445,8 @@ fn a_wire_that_breaks_while_full_both_ways_is_noticed() {
 }
 
 /// An open connection of a driver that this test turns, into an inbox of this capacity.
-fn driven(capacity: usize) -> (MockServer, Driver, Inbox, Client, Peer) {
-    let server = serve(Script::new().ignore());
+fn driven(script: Script, capacity: usize) -> (MockServer, Driver, Inbox, Client, Peer) {
+    let server = serve(script);
     let mut driver = Driver::new().unwrap();
     let inbox = Inbox::shared(capacity);
     let client = driver.open_with(config(&server).reconnect(false), &inbox).unwrap();

@@ -54,8 +54,12 @@ pub(crate) struct Slot {
 
 enum Link {
     Down,
-    Resolving { attempt: u32, deadline: Instant },
-    Dialing(Box<Dial>),
+    Resolving {
+        attempt: u32,
+        deadline: Instant,
+    },
+    /// With whether the kernel announced an end meanwhile, which it does once.
+    Dialing(Box<Dial>, bool),
     Open(Box<Wire>),
 }
 
@@ -117,14 +121,14 @@ impl Slot {
 
     /// Whether the session has ended, and when the slot wants to be looked at though nothing happens.
     pub(crate) fn outlook(&self) -> (bool, Option<Instant>) {
-        let dial = if let Link::Dialing(dial) = &self.link { dial.deadline() } else { None };
+        let dial = if let Link::Dialing(dial, _) = &self.link { dial.deadline() } else { None };
         let session = self.shared.session.lock();
         (session.end().is_some(), [dial, session.next_deadline()].into_iter().flatten().min())
     }
 
     /// Whether its work at hand is a step of a dial, which may take long.
     pub(crate) fn is_dialing(&self) -> bool {
-        matches!(self.link, Link::Dialing(_))
+        matches!(self.link, Link::Dialing(..))
     }
 
     /// Whether it waits for room in its inbox.
@@ -134,9 +138,13 @@ impl Slot {
 
     /// A socket of the slot is ready.
     pub(crate) fn note_ready(&mut self, hangup: bool) {
-        if let Link::Open(wire) = &mut self.link {
-            wire.readable = true;
-            wire.hangup |= hangup;
+        match &mut self.link {
+            Link::Dialing(_, noted) => *noted |= hangup,
+            Link::Open(wire) => {
+                wire.readable = true;
+                wire.hangup |= hangup;
+            }
+            Link::Down | Link::Resolving { .. } => {}
         }
     }
 
@@ -150,13 +158,13 @@ impl Slot {
     /// Goes on with the dial, or reads once. Returns whether there is more to do at once.
     pub(crate) fn handle_ready(&mut self, turn: &mut Turn<'_>) -> bool {
         match &mut self.link {
-            Link::Dialing(dial) => {
-                let now = Instant::now();
+            Link::Dialing(dial, hangup) => {
+                let (now, hangup) = (Instant::now(), *hangup);
                 let progress = dial.advance(now, turn.registry, turn.token);
                 let phase = dial.phase();
                 match progress {
                     Ok(Progress::Done(opened)) => {
-                        self.handle_opened(turn, opened);
+                        self.handle_opened(turn, opened, hangup);
                         self.wants_to_read()
                     }
                     Ok(progress) => {
@@ -170,7 +178,10 @@ impl Slot {
                 }
             }
             Link::Open(_) => {
-                self.read(turn);
+                if self.wants_to_read() {
+                    let flow = self.receive(turn, true);
+                    self.follow(turn, flow);
+                }
                 self.wants_to_read()
             }
             Link::Down | Link::Resolving { .. } => false,
@@ -198,7 +209,7 @@ impl Slot {
             Ok(plan) => {
                 // The next dial resumes the TLS session of this one.
                 self.tls = plan.tls.clone().or(self.tls.take());
-                self.link = Link::Dialing(Box::new(Dial::new(plan)));
+                self.link = Link::Dialing(Box::new(Dial::new(plan)), false);
             }
             Err(error) => self.fail_dial(turn, error),
         }
@@ -297,7 +308,7 @@ impl Slot {
         self.obey(turn);
     }
 
-    fn handle_opened(&mut self, turn: &mut Turn<'_>, opened: Opened) {
+    fn handle_opened(&mut self, turn: &mut Turn<'_>, opened: Opened, hangup: bool) {
         let stream = Stream(Arc::new(opened.stream));
         let is_tls = opened.tls.is_some();
         self.generation = self.generation.next();
@@ -306,8 +317,7 @@ impl Slot {
             is_tls,
             assembler: Assembler::new(self.config.max_message),
             readable: true,
-            // What the kernel announced during the dial went to the dial: the first reads go on until it has no more.
-            hangup: true,
+            hangup,
             unsent: false,
             blocked: false,
             backlog: Vec::new(),
@@ -332,26 +342,11 @@ impl Slot {
         matches!(&self.link, Link::Open(wire) if wire.readable && !wire.blocked)
     }
 
-    /// Reads once and delivers all of it. Reads on if the kernel announced the end of the stream.
-    fn read(&mut self, turn: &mut Turn<'_>) {
-        while self.wants_to_read() {
-            let flow = self.receive(turn, true);
-            let hangup = matches!(&self.link, Link::Open(wire) if wire.hangup);
-            let again = matches!(flow, Flow::Drained) && hangup;
-            self.follow(turn, flow);
-            if !again {
-                return;
-            }
-        }
-    }
-
     fn follow(&mut self, turn: &mut Turn<'_>, flow: Flow) {
         match flow {
             Flow::More => {}
             Flow::Drained => {
-                if let Link::Open(wire) = &mut self.link
-                    && !wire.hangup
-                {
+                if let Link::Open(wire) = &mut self.link {
                     wire.readable = false;
                 }
             }
@@ -379,15 +374,15 @@ impl Slot {
             Ok(0) => Flow::End(Error::Disconnected),
             Ok(count) => {
                 self.shared.session.lock().handle_receive(at);
-                let is_short = count < received.len();
+                // Windows reports a socket as ready again only after it was read to `WouldBlock`.
+                let is_last = count < received.len() && !wire.hangup && !cfg!(windows);
                 let decoded = if wire.is_tls {
                     self.decrypt(turn, &received[..count], at, bounded)
                 } else {
                     self.decode(turn, &received[..count], at, bounded)
                 };
                 match decoded {
-                    // Windows reports a socket as ready again only after it was read to `WouldBlock`.
-                    Flow::More if is_short && !cfg!(windows) => Flow::Drained,
+                    Flow::More if is_last => Flow::Drained,
                     flow => flow,
                 }
             }
