@@ -142,7 +142,7 @@ fn echo_spinning(server: &Server, what: &'static str, path: &str) -> Comparison 
     let text = text();
     let mut driver = Driver::new().expect("descriptors");
     let client = driver.open(Config::new(server.url(path))).expect("a good config");
-    while client.state() != State::Open {
+    while !client.state().is_open() {
         driver.turn(None).expect("a poller");
     }
     let mut raw = Raw::connect(server.address, path);

@@ -5,14 +5,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::dialect::Id;
+use crate::error::{Error, Rejection, Result};
 use crate::event::{ConnectionId, Generation, Sent, State};
+use crate::governor::Governor;
 use crate::inbox::Inbox;
-use crate::reactor::{Driver, Kind, Mailbox, Opening, Reactor, Shared, Sink};
-use crate::session::Session;
-use crate::stats::Stats;
+use crate::reactor::{
+    Channels, Driver, Kind, Mailbox, Manner, Opening, PendingCall, Reactor, Shared, Sink, Subscription, to_params,
+};
+use crate::reply::Reply;
+use crate::stats::{RateStatus, Stats};
+use crate::wire::out::Lane;
 use crate::wire::tls;
 
 /// Opens a connection on the [shared reactor](Reactor::shared) and waits until it is open.
@@ -103,7 +109,10 @@ pub fn open_with(config: impl Into<Config>, sink: impl Into<Sink>) -> Result<Cli
 /// ```
 #[must_use = "dropping the last client closes the connection"]
 #[derive(Clone)]
-pub struct Client(Arc<Guard>);
+pub struct Client {
+    guard: Arc<Guard>,
+    manner: Manner,
+}
 
 /// Closes the connection when the last handle goes.
 struct Guard(Arc<Shared>);
@@ -131,7 +140,7 @@ impl Client {
     /// Nothing of the message left whole: [`Error::NotConnected`] between wires, [`Error::Closed`] at the end, [`Error::Full`] if the
     /// peer does not take what was sent before, [`Error::Io`] if the wire broke on this very write.
     pub fn send(&self, text: &str) -> Result<Sent> {
-        self.shared().send_text(text, None)
+        self.shared().send_text(self.manner, text, None)
     }
 
     /// Sends a binary message; otherwise as [`send`](Self::send).
@@ -140,7 +149,7 @@ impl Client {
     ///
     /// As [`send`](Self::send).
     pub fn send_binary(&self, bytes: &[u8]) -> Result<Sent> {
-        self.shared().send_binary(bytes, None)
+        self.shared().send_binary(self.manner, bytes, None)
     }
 
     /// Sends a value as JSON text; otherwise as [`send`](Self::send).
@@ -149,7 +158,7 @@ impl Client {
     ///
     /// As [`send`](Self::send), and [`Error::Json`] if the value cannot be written as JSON.
     pub fn send_json<T: Serialize + ?Sized>(&self, value: &T) -> Result<Sent> {
-        self.shared().send_json(value, None)
+        self.shared().send_json(self.manner, value, None)
     }
 
     /// Sends a text message if the wire is still the one of this generation: what was decided on the state of one wire must not leave
@@ -159,7 +168,7 @@ impl Client {
     ///
     /// As [`send`](Self::send), and [`Error::Stale`] if another wire is open.
     pub fn send_on(&self, generation: Generation, text: &str) -> Result<Sent> {
-        self.shared().send_text(text, Some(generation))
+        self.shared().send_text(self.manner, text, Some(generation))
     }
 
     /// Sends a value as JSON text if the wire is still the one of this generation; otherwise as [`send_on`](Self::send_on).
@@ -168,7 +177,7 @@ impl Client {
     ///
     /// As [`send_on`](Self::send_on), and [`Error::Json`] if the value cannot be written as JSON.
     pub fn send_json_on<T: Serialize + ?Sized>(&self, generation: Generation, value: &T) -> Result<Sent> {
-        self.shared().send_json(value, Some(generation))
+        self.shared().send_json(self.manner, value, Some(generation))
     }
 
     /// Sends a binary message if the wire is still the one of this generation; otherwise as [`send_on`](Self::send_on).
@@ -177,7 +186,7 @@ impl Client {
     ///
     /// As [`send_on`](Self::send_on).
     pub fn send_binary_on(&self, generation: Generation, bytes: &[u8]) -> Result<Sent> {
-        self.shared().send_binary(bytes, Some(generation))
+        self.shared().send_binary(self.manner, bytes, Some(generation))
     }
 
     /// Sends a ping now, besides those of the heartbeat; its round trip appears in [`stats`](Self::stats). Nothing is concluded if its
@@ -187,11 +196,155 @@ impl Client {
     ///
     /// As [`send`](Self::send).
     pub fn ping(&self) -> Result<Sent> {
-        self.shared().ping()
+        self.shared().ping(self.manner)
     }
 
-    /// Where the connection stands. A wish counts at once: after [`reconnect`](Self::reconnect) the state is not `Open` until the new
-    /// wire is.
+    /// The same connection by a handle whose messages and calls go in the urgent lane: they do not wait behind others for the rate limit,
+    /// and may use the part of it that is [reserved](crate::RateLimit::reserved). For cancels and what else must not queue.
+    ///
+    /// ```no_run
+    /// # use zen_websocket::{Config, JsonRpc, Reply, connect};
+    /// # let (client, inbox) = connect(Config::new("wss://www.example.com/ws").dialect(JsonRpc::default()))?;
+    /// let cancels = client.urgent();
+    /// let reply: serde_json::Value = cancels.call("private/cancel_all", ())?;
+    /// # Ok::<(), zen_websocket::Error>(())
+    /// ```
+    pub fn urgent(&self) -> Self {
+        Self { guard: self.guard.clone(), manner: Manner { lane: Lane::Urgent, ..self.manner } }
+    }
+
+    /// The same connection by a handle whose calls have this limit instead of [`Config::call_timeout`].
+    pub fn with_call_timeout(&self, limit: Duration) -> Self {
+        Self { guard: self.guard.clone(), manner: Manner { call_timeout: Some(limit), ..self.manner } }
+    }
+
+    /// Calls a method of the venue's and waits for the result, which is read as `T`. One limit holds for everything
+    /// ([`Config::call_timeout`]), waiting for the rate limit included.
+    ///
+    /// `params` is whatever serializes to a JSON array or object; `()` for none. [`rpc!`](crate::rpc) declares methods once.
+    ///
+    /// # Errors
+    ///
+    /// As [`start_call`](Self::start_call), then as [`PendingCall::wait`], and [`Error::Reply`] if the result is not of the shape of
+    /// `T`. [`Error::may_have_been_sent`] says whether the venue may have acted on it. [`Error::OnReactor`] on the thread that would have
+    /// to receive the reply; nothing is sent then.
+    ///
+    /// ```no_run
+    /// # use zen_websocket::{Config, JsonRpc, connect};
+    /// let (client, inbox) = connect(Config::new("wss://www.example.com/ws").dialect(JsonRpc::default()))?;
+    /// let ticker: serde_json::Value = client.call("public/ticker", [("instrument_name", "BTC-PERPETUAL")])?;
+    /// # Ok::<(), zen_websocket::Error>(())
+    /// ```
+    pub fn call<T: DeserializeOwned>(&self, method: &str, params: impl Serialize) -> Result<T> {
+        self.shared().check_thread()?;
+        self.start_call(method, params)?.wait()?.result()
+    }
+
+    /// Starts a call and returns at once; the [`PendingCall`] gives the reply.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was sent: as [`send`](Self::send), [`Error::TooManyCalls`], [`Error::Throttled`] or [`Error::QueueFull`] if the rate limit
+    /// says so, [`Error::Json`] if the parameters cannot be written as JSON, [`Error::Config`] if the dialect has no calls or not with
+    /// such parameters.
+    pub fn start_call(&self, method: &str, params: impl Serialize) -> Result<PendingCall> {
+        self.shared().start_call(self.manner, method, to_params(&params)?.as_deref())
+    }
+
+    /// Makes several calls in one message and waits for all replies, each by itself, in the order of the calls.
+    ///
+    /// # Errors
+    ///
+    /// As [`start_call`](Self::start_call), and [`Error::Config`] if the dialect has no batches or there are no calls: nothing was sent.
+    /// What becomes of each call is in the list.
+    pub fn call_batch<P: Serialize>(&self, calls: impl IntoIterator<Item = (impl AsRef<str>, P)>) -> Result<Vec<Result<Reply>>> {
+        self.shared().check_thread()?;
+        let calls: Vec<_> = calls.into_iter().map(|(method, params)| Ok((method, to_params(&params)?))).collect::<Result<_>>()?;
+        let calls: Vec<_> = calls.iter().map(|(method, params)| (method.as_ref(), params.clone())).collect();
+        let started = self.shared().start_batch(self.manner, &calls)?;
+        Ok(started.into_iter().map(PendingCall::wait).collect())
+    }
+
+    /// Sends a message of the dialect's to which no reply comes.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), [`Error::Json`] and [`Error::Config`] as [`start_call`](Self::start_call).
+    pub fn notify(&self, method: &str, params: impl Serialize) -> Result<Sent> {
+        self.shared().notify(self.manner, method, to_params(&params)?.as_deref())
+    }
+
+    /// Sends a text that carries an `"id"` at its top level, an integer or a string, and waits for the message that carries the same.
+    /// Works with every dialect, [`Plain`](crate::Plain) included.
+    ///
+    /// # Errors
+    ///
+    /// As [`call`](Self::call), [`Error::Duplicate`] if a call with this id waits, [`Error::Config`] if the text has none.
+    pub fn request_raw(&self, text: &str) -> Result<Reply> {
+        self.shared().check_thread()?;
+        self.start_request_raw(text)?.wait()
+    }
+
+    /// As [`request_raw`](Self::request_raw), but returns at once; the [`PendingCall`] gives the reply.
+    ///
+    /// # Errors
+    ///
+    /// As [`start_call`](Self::start_call), [`Error::Duplicate`] if a call with this id waits, [`Error::Config`] if the text has none.
+    pub fn start_request_raw(&self, text: &str) -> Result<PendingCall> {
+        self.shared().start_raw(self.manner, text)
+    }
+
+    /// Answers a request of the venue's ([`Event::Request`](crate::Event::Request)) with a result or an error.
+    ///
+    /// # Errors
+    ///
+    /// As [`notify`](Self::notify).
+    pub fn respond(&self, id: &Id, outcome: Result<impl Serialize, Rejection>) -> Result<Sent> {
+        self.shared().respond(self.manner, id, outcome)
+    }
+
+    /// Subscribes channels and waits until the venue has confirmed them all, [`Config::call_timeout`] at most. They stay subscribed,
+    /// across losses, until the subscription is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Then nothing stays subscribed: [`Error::ChannelsRejected`] with those that the venue refused, [`Error::Timeout`],
+    /// [`Error::Config`] if the dialect has no subscriptions or no channel is named, [`Error::OnReactor`], or why the connection has
+    /// closed. [`start_subscribe`](Self::start_subscribe) keeps what was accepted.
+    ///
+    /// ```no_run
+    /// # use zen_websocket::{Config, JsonRpc, connect};
+    /// let (client, inbox) = connect(Config::new("wss://www.example.com/ws").dialect(JsonRpc::default()))?;
+    /// let books = client.subscribe(["book.BTC-PERPETUAL.raw", "book.ETH-PERPETUAL.raw"])?;
+    /// for received in &inbox {
+    ///     println!("{:?}", received.event);
+    /// }
+    /// drop(books);
+    /// # Ok::<(), zen_websocket::Error>(())
+    /// ```
+    pub fn subscribe(&self, channels: impl Into<Channels>) -> Result<Subscription> {
+        self.shared().check_thread()?;
+        let subscription = self.start_subscribe(channels)?;
+        subscription.wait(self.manner.call_timeout.unwrap_or(self.shared().config.call_timeout))?;
+        Ok(subscription)
+    }
+
+    /// Subscribes channels without waiting for the venue; the [`Subscription`] tells how they fare, and waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if the dialect has no subscriptions or no channel is named; [`Error::Closed`].
+    pub fn start_subscribe(&self, channels: impl Into<Channels>) -> Result<Subscription> {
+        self.shared().subscribe(channels.into())
+    }
+
+    /// How far the rate limits are used up.
+    pub fn rate_status(&self) -> RateStatus {
+        self.shared().rate_status()
+    }
+
+    /// Where the connection stands. A wish counts at once: after [`reconnect`](Self::reconnect) the state is not `Open` or `Live` until
+    /// the new wire is.
     pub fn state(&self) -> State {
         self.shared().state()
     }
@@ -206,7 +359,7 @@ impl Client {
         self.shared().session.lock().subprotocol()
     }
 
-    /// Waits until the connection is in this state. The event that tells of it may reach the inbox a moment later.
+    /// Waits until the connection is in this state; `Live` is good enough for who waits for `Open`. The event that tells of it may reach the inbox a moment later.
     ///
     /// A state that was passed through between two looks may be missed, as `Waiting` is by the immediate first redial; events tell of
     /// every one.
@@ -217,7 +370,7 @@ impl Client {
     /// [`Error::OnReactor`] on the thread that would have to bring it there.
     pub fn wait(&self, state: State, timeout: Duration) -> Result<()> {
         self.shared().wait(Some(timeout), |session| match session.end() {
-            _ if session.state() == state => Some(Ok(())),
+            _ if session.state() == state || (state == State::Open && session.state().is_open()) => Some(Ok(())),
             Some(cause) => Some(Err(cause.clone().unwrap_or(Error::Closed))),
             None => None,
         })?
@@ -276,7 +429,7 @@ impl Client {
     }
 
     fn shared(&self) -> &Arc<Shared> {
-        &self.0.0
+        &self.guard.0
     }
 
     fn wait_first(self) -> Result<Self> {
@@ -385,12 +538,15 @@ fn start(mailbox: &Arc<Mailbox>, config: Config, sink: Sink) -> Result<Client> {
     if let Kind::Feed(feed) = &sink.0 {
         feed.feeders.add(mailbox);
     }
+    let now = Instant::now();
+    let governor = Governor::new(&config.rate_limits, now)?;
+    let dial_limit = config.dial_limit.clone().map(|limit| limit.or_shared(|| format!("dials to {}", target.host)));
+    let dial_limit = Governor::new(dial_limit.as_slice(), now)?;
     let config = Arc::new(config);
-    let session = Session::new(config.clone(), rand::random(), Instant::now());
-    let shared = Shared::new(ConnectionId::next(), session, config.unsent_max, mailbox.clone());
+    let shared = Shared::new(ConnectionId::next(), config.clone(), governor, mailbox.clone());
     log::debug!("{}: {target}", shared.id);
-    mailbox.open(Opening { shared: shared.clone(), config, tls, sink: sink.0 })?;
-    Ok(Client(Arc::new(Guard(shared))))
+    mailbox.open(Opening { shared: shared.clone(), config, tls, sink: sink.0, dial_limit })?;
+    Ok(Client { guard: Arc::new(Guard(shared)), manner: Manner::NORMAL })
 }
 
 impl fmt::Debug for Client {

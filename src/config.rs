@@ -6,8 +6,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::dialect::{Dialect, Plain};
 use crate::error::{Error, Phase, Result};
-use crate::event::{ConnectionId, Generation};
+use crate::event::{ConnectionId, Generation, State};
+use crate::governor::{self, RateLimit};
 use crate::target::Target;
 
 /// How one connection behaves. Setters consume and return the config; it is checked once, when a connection is opened.
@@ -32,7 +34,7 @@ pub struct Config {
     pub(crate) subprotocols: Vec<String>,
     pub(crate) trust: Arc<Trust>,
     pub(crate) connect_timeout: Duration,
-    pub(crate) phase_timeouts: [Option<Duration>; 4],
+    pub(crate) phase_timeouts: [Option<Duration>; 5],
     pub(crate) connect_attempts: u32,
     pub(crate) redial_attempts: u32,
     pub(crate) base_delay: Duration,
@@ -49,6 +51,16 @@ pub struct Config {
     pub(crate) unsent_max: usize,
     pub(crate) inbox_capacity: usize,
     pub(crate) overflow: Overflow,
+    pub(crate) dialect: Arc<dyn Dialect>,
+    pub(crate) call_timeout: Duration,
+    pub(crate) calls_max: usize,
+    pub(crate) confirm_timeout: Duration,
+    pub(crate) restore: bool,
+    pub(crate) hold_until: State,
+    pub(crate) on_gap: GapPolicy,
+    pub(crate) rate_limits: Vec<RateLimit>,
+    pub(crate) throttle: Throttle,
+    pub(crate) dial_limit: Option<RateLimit>,
     pub(crate) on_dial: Option<DialHook>,
     pub(crate) on_open: Option<OpenHook>,
     pub(crate) on_lost: Option<LostHook>,
@@ -69,6 +81,30 @@ pub enum Overflow {
     DropNewest,
     /// Closes the connection with [`Error::InboxFull`].
     Disconnect,
+}
+
+/// What happens to messages that the rate limit does not allow yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Throttle {
+    /// They are refused with [`Error::Throttled`], which says when they would be allowed. Nothing ages unseen.
+    #[default]
+    Fail,
+    /// The sending thread waits, so long at most; what would take longer is refused at once with [`Error::Throttled`]. If the wire is
+    /// replaced meanwhile, the message is refused with [`Error::Stale`]. A thread that turns a reactor does not wait.
+    Wait(Duration),
+    /// They wait in the order of their lanes, so many at most (urgent ones count by themselves), and leave as the limit allows; beyond
+    /// that they are refused with [`Error::QueueFull`]. Those that have not left when the wire ends are reported as [`Event::Unsent`](crate::Event::Unsent).
+    Queue(usize),
+}
+
+/// What happens when the sequence of a channel has a hole, besides [`Event::Gap`](crate::Event::Gap).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GapPolicy {
+    /// Nothing.
+    #[default]
+    Report,
+    /// The channel is unsubscribed and subscribed anew, which brings a new snapshot on most venues.
+    Resubscribe,
 }
 
 /// What the next dial will do; [`Config::on_dial`] may change it.
@@ -109,7 +145,7 @@ impl Config {
             subprotocols: Vec::new(),
             trust: Arc::default(),
             connect_timeout: Duration::from_secs(5),
-            phase_timeouts: [None; 4],
+            phase_timeouts: [None; 5],
             connect_attempts: 3,
             redial_attempts: u32::MAX,
             base_delay: Duration::from_secs(1),
@@ -126,6 +162,16 @@ impl Config {
             unsent_max: 64 << 10,
             inbox_capacity: 8192,
             overflow: Overflow::Block,
+            dialect: Arc::new(Plain),
+            call_timeout: Duration::from_secs(30),
+            calls_max: 1024,
+            confirm_timeout: Duration::from_secs(10),
+            restore: true,
+            hold_until: State::Open,
+            on_gap: GapPolicy::Report,
+            rate_limits: Vec::new(),
+            throttle: Throttle::Fail,
+            dial_limit: None,
             on_dial: None,
             on_open: None,
             on_lost: None,
@@ -168,7 +214,7 @@ impl Config {
         Arc::make_mut(&mut self.trust)
     }
 
-    /// How long one dial may take in all, from the dial hook to the verified 101. Default 5 s: an exchange that takes longer is better
+    /// How long one dial may take in all, from the dial hook to the verified 101 and the dialect's login. Default 5 s: an exchange that takes longer is better
     /// dialled again.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit;
@@ -295,6 +341,80 @@ impl Config {
         self
     }
 
+    /// The venue's message language. Default [`Plain`], which knows nothing and reads nothing.
+    pub fn dialect(mut self, dialect: impl Dialect + 'static) -> Self {
+        self.dialect = Arc::new(dialect);
+        self
+    }
+
+    /// How long a call may take in all, waiting for the rate limit included. Default 30 s, longer than any venue takes that will answer;
+    /// [`Client::with_call_timeout`](crate::Client::with_call_timeout) sets it for single calls.
+    pub fn call_timeout(mut self, limit: Duration) -> Self {
+        self.call_timeout = limit;
+        self
+    }
+
+    /// How many calls may wait for their replies before further ones answer [`Error::TooManyCalls`]. Default 1,024, more than any venue
+    /// works on for one connection.
+    pub fn calls_max(mut self, calls: usize) -> Self {
+        self.calls_max = calls;
+        self
+    }
+
+    /// How long the confirmation of a subscription is awaited, from the moment the request has left; then it is asked for again. Also
+    /// how long the refresh of a login may take. Default 10 s.
+    pub fn confirm_timeout(mut self, limit: Duration) -> Self {
+        self.confirm_timeout = limit;
+        self
+    }
+
+    /// Whether subscriptions are restored on the next wire. On by default; off, a loss ends them.
+    pub fn restore(mut self, on: bool) -> Self {
+        self.restore = on;
+        self
+    }
+
+    /// From which state on messages of callers may leave on a new wire. Default [`State::Open`]: as soon as the login has succeeded,
+    /// ahead of the restore. With [`State::Live`] only when every channel wanted is confirmed. No other state will do.
+    pub fn hold_until(mut self, state: State) -> Self {
+        self.hold_until = state;
+        self
+    }
+
+    /// What happens when the sequence of a channel has a hole. Default [`GapPolicy::Report`].
+    pub fn on_gap(mut self, policy: GapPolicy) -> Self {
+        self.on_gap = policy;
+        self
+    }
+
+    /// Adds a limit that everything sent keeps to, control frames, logins, restores and heartbeats included; up to four apply together.
+    /// None by default.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use zen_websocket::{Config, RateLimit};
+    /// // Binance: 5 frames a second, pings and pongs among them.
+    /// let config = Config::new("wss://www.example.com/ws").rate_limit(RateLimit::window(5, Duration::from_secs(1)));
+    /// ```
+    pub fn rate_limit(mut self, limit: RateLimit) -> Self {
+        self.rate_limits.push(limit);
+        self
+    }
+
+    /// What happens to messages of callers that the rate limit does not allow yet. Default [`Throttle::Fail`].
+    pub fn throttle(mut self, throttle: Throttle) -> Self {
+        self.throttle = throttle;
+        self
+    }
+
+    /// Limits the dials to the host of the URL, of all connections in the process that set it; a limit that is
+    /// [shared](RateLimit::shared) by another name counts under that name. A dial that is not allowed yet waits, is reported as
+    /// [`DialFailed`](crate::Event::DialFailed) with [`Error::Throttled`], and does not count as an attempt. None by default.
+    pub fn dial_limit(mut self, limit: RateLimit) -> Self {
+        self.dial_limit = Some(limit);
+        self
+    }
+
     /// Runs before each dial, on a thread where it may block (to fetch a token, say) until the dial's deadline. It may set the URL,
     /// headers (a signature with its timestamp) and addresses of this dial; an error fails the dial. None by default.
     ///
@@ -350,6 +470,9 @@ impl Config {
             ("patience", Some(self.patience)),
             ("data_silence", self.data_silence),
             ("close_timeout", Some(self.close_timeout)),
+            ("call_timeout", Some(self.call_timeout)),
+            ("confirm_timeout", Some(self.confirm_timeout)),
+            ("throttle", if let Throttle::Wait(limit) = self.throttle { Some(limit) } else { None }),
         ];
         for (setting, value) in durations {
             match value {
@@ -366,6 +489,9 @@ impl Config {
             (self.connect_attempts == 0, "connect_attempts", "must be at least 1"),
             (self.max_message == 0, "max_message", "must be more than zero"),
             (self.inbox_capacity == 0, "inbox_capacity", "must be more than zero"),
+            (self.calls_max == 0, "calls_max", "must be more than zero"),
+            (!self.hold_until.is_open(), "hold_until", "must be Open or Live"),
+            (self.throttle == Throttle::Queue(0), "throttle", "a queue must have room"),
         ];
         if let Some((_, setting, reason)) = rules.into_iter().find(|(broken, ..)| *broken) {
             return Err(Error::config(setting, reason));
@@ -379,6 +505,8 @@ impl Config {
             return Err(Error::config("subprotocol", format!("{name} is offered twice")));
         }
         check_headers(&self.headers)?;
+        governor::validate(&self.rate_limits)?;
+        governor::validate(self.dial_limit.as_slice())?;
         Ok(target)
     }
 }
@@ -457,6 +585,16 @@ impl fmt::Debug for Config {
             .field("unsent_max", &self.unsent_max)
             .field("inbox_capacity", &self.inbox_capacity)
             .field("overflow", &self.overflow)
+            .field("dialect", &self.dialect.name())
+            .field("call_timeout", &self.call_timeout)
+            .field("calls_max", &self.calls_max)
+            .field("confirm_timeout", &self.confirm_timeout)
+            .field("restore", &self.restore)
+            .field("hold_until", &self.hold_until)
+            .field("on_gap", &self.on_gap)
+            .field("rate_limits", &self.rate_limits)
+            .field("throttle", &self.throttle)
+            .field("dial_limit", &self.dial_limit)
             .field("on_dial", &self.on_dial.is_some())
             .field("on_open", &self.on_open.is_some())
             .field("on_lost", &self.on_lost.is_some())

@@ -6,6 +6,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
+
+use crate::dialect::Id;
 use crate::event::Generation;
 
 /// The result of this crate's operations.
@@ -13,9 +16,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why an operation failed, or why a connection was lost or closed.
 ///
-/// An error returned by a sending method means that nothing of that message left whole: the peer cannot have acted on it. A message that
-/// was accepted (`Ok`) and then could not leave is reported as [`Event::Unsent`](crate::Event::Unsent). Nothing is ever sent again by
-/// itself.
+/// An error returned by a method that sends and does not wait means that nothing of that message left whole: the peer cannot have acted
+/// on it. A message that was accepted (`Ok`) and then could not leave is reported as [`Event::Unsent`](crate::Event::Unsent). Of a call
+/// that failed, [`may_have_been_sent`](Self::may_have_been_sent) says whether the venue may have acted on it. Nothing is ever sent again
+/// by itself.
 ///
 /// Errors are cheap to clone, 40 bytes at most, and never print header values, user info or query values.
 ///
@@ -29,6 +33,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Error {
+    /// The venue refused channels: which, and why. What it accepted was given up again.
+    ChannelsRejected(Arc<[RejectedChannel]>),
     /// The connection was closed by this program and stays closed; [`connect`](crate::connect) again with the same config.
     Closed,
     /// A setting was refused before anything was opened.
@@ -61,6 +67,8 @@ pub enum Error {
     },
     /// The peer closed the TCP connection without a Close frame.
     Disconnected,
+    /// A call with this id waits for its reply already; nothing was sent.
+    Duplicate(Id),
     /// Every attempt the config allows has failed.
     Exhausted {
         /// How many were made.
@@ -81,7 +89,21 @@ pub enum Error {
     Io(Arc<io::Error>),
     /// A value could not be written as JSON, or a message not read as such; nothing was sent.
     Json(Arc<dyn StdError + Send + Sync>),
-    /// No wire is open right now; nothing was sent.
+    /// The venue refused the login.
+    LoginRefused {
+        /// What it said.
+        reason: Arc<str>,
+        /// Whether repeating the login is useless.
+        fatal: bool,
+    },
+    /// The wire ended before the reply came.
+    Lost {
+        /// Why it ended.
+        cause: Arc<Error>,
+        /// Whether the request had left whole.
+        sent: bool,
+    },
+    /// No wire is open right now, or no login has succeeded on it yet; nothing was sent.
     NotConnected,
     /// The call would block the thread that has to do its work; use the variant that does not wait.
     OnReactor,
@@ -101,10 +123,19 @@ pub enum Error {
         /// Which rule.
         reason: &'static str,
     },
+    /// As many messages wait for the rate limit as [`Throttle::Queue`](crate::Throttle::Queue) allows; nothing was sent.
+    QueueFull {
+        /// How many wait.
+        waiting: usize,
+    },
     /// The server answered the upgrade request with something else than 101.
     Refused(Arc<Refusal>),
+    /// The venue refused the request.
+    Rejected(Arc<Rejection>),
     /// [`Client::reconnect`](crate::Client::reconnect) replaced the wire.
     Replaced,
+    /// The reply is not one, or not of the shape that was asked for.
+    Reply(Arc<str>),
     /// The host name could not be resolved.
     Resolve {
         /// The name.
@@ -124,10 +155,17 @@ pub enum Error {
     },
     /// The reactor was stopped or its driver dropped.
     Stopped,
+    /// The rate limit allows the message only later; nothing was sent.
+    Throttled {
+        /// When it will allow it, if nothing else is sent meanwhile.
+        wait: Duration,
+    },
     /// The wait ended before what was waited for happened.
     Timeout {
         /// How long was waited.
         after: Duration,
+        /// Whether a request whose reply was waited for may have reached the peer, or still may.
+        sent: bool,
     },
     /// TLS failed.
     Tls {
@@ -135,6 +173,11 @@ pub enum Error {
         certificate: bool,
         /// What the TLS library said.
         source: Arc<dyn StdError + Send + Sync>,
+    },
+    /// As many calls wait for their replies as [`Config::calls_max`](crate::Config::calls_max) allows; nothing was sent.
+    TooManyCalls {
+        /// How many wait.
+        pending: usize,
     },
 }
 
@@ -149,6 +192,8 @@ pub enum Phase {
     Tls,
     /// Waiting for the answer to the upgrade request.
     Upgrade,
+    /// The dialect's login.
+    Login,
 }
 
 /// An answer to the upgrade request other than 101.
@@ -162,6 +207,26 @@ pub struct Refusal {
     pub body: String,
     /// How long the server asked to wait (RFC 9110 §10.2.3).
     pub retry_after: Option<Duration>,
+}
+
+/// A venue's refusal of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The venue's code for it, if it gives one.
+    pub code: Option<i64>,
+    /// What the venue wrote.
+    pub message: String,
+    /// What came with it, as JSON.
+    pub data: Option<String>,
+}
+
+/// A venue's refusal of a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectedChannel {
+    /// The channel.
+    pub channel: Arc<str>,
+    /// What the venue wrote.
+    pub reason: Arc<str>,
 }
 
 /// What happened and what to do about it, for people.
@@ -185,35 +250,95 @@ impl Error {
             Self::Refused(refusal) => matches!(refusal.status, 300..=499) && !matches!(refusal.status, 408 | 425 | 429),
             Self::Exhausted { last, .. } => last.is_fatal(),
             Self::Tls { certificate, .. } => *certificate,
-            Self::Closed
+            Self::LoginRefused { fatal, .. } => *fatal,
+            Self::Lost { cause, .. } => cause.is_fatal(),
+            Self::ChannelsRejected(_)
+            | Self::Closed
             | Self::Config { .. }
             | Self::InboxFull
             | Self::Json(_)
             | Self::OnReactor
             | Self::Panicked(_)
+            | Self::Rejected(_)
+            | Self::Reply(_)
             | Self::Stopped => true,
             Self::Connect { .. }
             | Self::DataSilent { .. }
             | Self::DialHook(_)
             | Self::DialTimeout { .. }
             | Self::Disconnected
+            | Self::Duplicate(_)
             | Self::Full { .. }
             | Self::Handshake(_)
             | Self::Io(_)
             | Self::NotConnected
             | Self::PeerClosed { .. }
             | Self::Protocol { .. }
+            | Self::QueueFull { .. }
             | Self::Replaced
             | Self::Resolve { .. }
             | Self::Silent { .. }
             | Self::Stale { .. }
-            | Self::Timeout { .. } => false,
+            | Self::Throttled { .. }
+            | Self::Timeout { .. }
+            | Self::TooManyCalls { .. } => false,
+        }
+    }
+
+    /// Whether the message of an operation that failed may have reached the peer, so that the peer may have acted on it: then ask the
+    /// venue before doing it again. `false` is a promise.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use zen_websocket::Error;
+    ///
+    /// let after = Duration::from_secs(30);
+    /// assert!(!Error::Throttled { wait: after }.may_have_been_sent());
+    /// assert!(Error::Timeout { after, sent: true }.may_have_been_sent());
+    /// assert!(!Error::Timeout { after, sent: false }.may_have_been_sent(), "it was still waiting for the rate limit");
+    /// ```
+    pub fn may_have_been_sent(&self) -> bool {
+        match self {
+            // Who wrote it knew; the variant does not.
+            Self::Lost { sent, .. } | Self::Timeout { sent, .. } => *sent,
+            // There is an answer to it.
+            Self::ChannelsRejected(_) | Self::LoginRefused { .. } | Self::Rejected(_) | Self::Reply(_) => true,
+            Self::Closed
+            | Self::Config { .. }
+            | Self::Connect { .. }
+            | Self::DataSilent { .. }
+            | Self::DialHook(_)
+            | Self::DialTimeout { .. }
+            | Self::Disconnected
+            | Self::Duplicate(_)
+            | Self::Exhausted { .. }
+            | Self::Full { .. }
+            | Self::Handshake(_)
+            | Self::InboxFull
+            | Self::Io(_)
+            | Self::Json(_)
+            | Self::NotConnected
+            | Self::OnReactor
+            | Self::Panicked(_)
+            | Self::PeerClosed { .. }
+            | Self::Protocol { .. }
+            | Self::QueueFull { .. }
+            | Self::Refused(_)
+            | Self::Replaced
+            | Self::Resolve { .. }
+            | Self::Silent { .. }
+            | Self::Stale { .. }
+            | Self::Stopped
+            | Self::Throttled { .. }
+            | Self::Tls { .. }
+            | Self::TooManyCalls { .. } => false,
         }
     }
 
     /// Says what happened and what to do about it.
     pub fn explain(&self) -> Explanation {
         let suggestion = match self {
+            Self::ChannelsRejected(_) => "check the names of the channels, and whether they need a login",
             Self::Closed | Self::Stopped => "connect again with the same config",
             Self::Config { .. } => "correct the setting that is named",
             Self::Connect { source, .. } => match source.kind() {
@@ -225,20 +350,26 @@ impl Error {
             Self::DialTimeout { phase, .. } => match phase {
                 Phase::Resolve => "check the name server and how long on_dial takes",
                 Phase::Connect => "check the network path and firewalls, or raise connect_timeout",
+                Phase::Login => "check that the dialect recognises the replies to its login, or raise connect_timeout",
                 Phase::Tls | Phase::Upgrade => "check that the port speaks WebSocket, or raise connect_timeout",
             },
+            Self::Duplicate(_) => "wait for the reply to the call before, or use another id",
             Self::Disconnected | Self::Io(_) => "nothing; the connection is dialled again unless reconnect is off",
             Self::Exhausted { last, .. } => last.explain().suggestion,
             Self::Full { .. } => "send less, or raise unsent_max and accept that messages age in the buffer",
             Self::Handshake(_) => "check the URL: the server does not speak RFC 6455 at this path",
             Self::InboxFull => "take events faster, raise inbox_capacity, or choose another overflow policy",
             Self::Json(_) => "compare the type with the message",
+            Self::LoginRefused { .. } => "check the credentials, their clock and what they are allowed to do",
+            Self::Lost { sent: false, .. } => "decide again on the next wire; the venue does not have the request",
+            Self::Lost { sent: true, .. } => "ask the venue what became of the request before sending it again",
             Self::NotConnected => "wait for the next Open event",
             Self::OnReactor => "use open, try_recv or start_close, or call from another thread",
             Self::Panicked(_) => "mend the handler",
             Self::PeerClosed { .. } => "see the venue's documentation for this close code",
             Self::Protocol { code: 1009, .. } => "raise max_message if the venue sends such messages",
             Self::Protocol { .. } => "report it to the venue; the connection is dialled again",
+            Self::QueueFull { .. } => "send less, or look at the pressure before sending",
             Self::Refused(refusal) => match refusal.status {
                 300..=399 => "use the URL the server points to",
                 401 | 403 => "check the credentials, their clock and the address they are allowed from",
@@ -247,13 +378,18 @@ impl Error {
                 400..=499 => "check the URL and the headers",
                 _ => "wait until the server is back",
             },
+            Self::Rejected(_) => "see the venue's documentation for this code",
             Self::Replaced => "nothing; reconnect was asked for",
+            Self::Reply(_) => "compare the type that was asked for with the venue's documentation",
             Self::Resolve { .. } => "check the spelling of the host and the name server",
             Self::Silent { .. } => "nothing; the connection is dialled again. If it recurs, check the network path",
             Self::Stale { .. } => "build the message again from the state of the current wire",
-            Self::Timeout { .. } => "look at the state of the client, or wait longer",
+            Self::Throttled { .. } => "wait as long as it says, or let messages queue",
+            Self::Timeout { sent: true, .. } => "ask the venue what became of the request before sending it again",
+            Self::Timeout { sent: false, .. } => "look at the state of the client, or wait longer",
             Self::Tls { certificate: true, .. } => "check the host name, the clock and which roots are trusted",
             Self::Tls { certificate: false, .. } => "check that the port speaks TLS 1.2 or 1.3",
+            Self::TooManyCalls { .. } => "wait for replies, or raise calls_max",
         };
         Explanation { message: self.to_string(), suggestion }
     }
@@ -271,6 +407,10 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::ChannelsRejected(channels) => {
+                let each = channels.iter().map(|refused| format!("{} ({})", refused.channel, refused.reason.escape_debug()));
+                write!(f, "the venue refused {}", each.collect::<Vec<_>>().join(", "))
+            }
             Self::Closed => f.write_str("the connection was closed"),
             Self::Config { setting, reason } => write!(f, "invalid {setting}: {reason}"),
             Self::Connect { peer, source } => write!(f, "could not connect to {peer}: {source}"),
@@ -278,12 +418,16 @@ impl fmt::Display for Error {
             Self::DialHook(source) => write!(f, "the dial hook failed: {source}"),
             Self::DialTimeout { phase, after } => write!(f, "timed out after {after:?} {phase}"),
             Self::Disconnected => f.write_str("the peer closed the TCP connection without a close frame"),
+            Self::Duplicate(id) => write!(f, "a call with the id {id} is pending"),
             Self::Exhausted { attempts, last } => write!(f, "gave up after {attempts} attempts: {last}"),
             Self::Full { unsent } => write!(f, "the send buffer is full: {unsent} bytes unsent"),
             Self::Handshake(reason) => write!(f, "the upgrade failed: {reason}"),
             Self::InboxFull => f.write_str("the inbox was full"),
             Self::Io(source) => write!(f, "the socket failed: {source}"),
             Self::Json(source) => write!(f, "invalid JSON: {source}"),
+            Self::LoginRefused { reason, .. } => write!(f, "the venue refused the login: {}", reason.escape_debug()),
+            Self::Lost { cause, sent: true } => write!(f, "the wire ended before the reply came: {cause}"),
+            Self::Lost { cause, sent: false } => write!(f, "the wire ended before the request had left: {cause}"),
             Self::NotConnected => f.write_str("not connected"),
             Self::OnReactor => f.write_str("a blocking call on the thread that turns the reactor"),
             Self::Panicked(message) => write!(f, "a handler panicked: {message}"),
@@ -292,14 +436,19 @@ impl fmt::Display for Error {
                 if reason.is_empty() { Ok(()) } else { write!(f, ": {}", reason.escape_debug()) }
             }
             Self::Protocol { code, reason } => write!(f, "the peer broke the protocol ({code}): {reason}"),
+            Self::QueueFull { waiting } => write!(f, "{waiting} messages wait for the rate limit"),
             Self::Refused(refusal) => write!(f, "the server answered the upgrade with HTTP {}", refusal.status),
+            Self::Rejected(rejection) => write!(f, "the venue refused the request: {rejection}"),
             Self::Replaced => f.write_str("replaced on request"),
+            Self::Reply(reason) => write!(f, "unusable reply: {reason}"),
             Self::Resolve { host, source } => write!(f, "could not resolve {host}: {source}"),
             Self::Silent { quiet } => write!(f, "the peer is silent: not a byte for {quiet:?}"),
             Self::Stale { current } => write!(f, "the wire changed: {current} is open"),
             Self::Stopped => f.write_str("the reactor was stopped"),
-            Self::Timeout { after } => write!(f, "timed out after {after:?}"),
+            Self::Throttled { wait } => write!(f, "the rate limit allows it in {wait:?}"),
+            Self::Timeout { after, .. } => write!(f, "timed out after {after:?}"),
             Self::Tls { source, .. } => write!(f, "TLS failed: {source}"),
+            Self::TooManyCalls { pending } => write!(f, "{pending} calls are pending"),
         }
     }
 }
@@ -310,6 +459,7 @@ impl StdError for Error {
             Self::Connect { source, .. } | Self::Io(source) | Self::Resolve { source, .. } => Some(&**source),
             Self::DialHook(source) | Self::Json(source) | Self::Tls { source, .. } => Some(&**source),
             Self::Exhausted { last, .. } => Some(&**last),
+            Self::Lost { cause, .. } => Some(&**cause),
             _ => None,
         }
     }
@@ -322,7 +472,35 @@ impl fmt::Display for Phase {
             Self::Connect => "connecting",
             Self::Tls => "in the TLS handshake",
             Self::Upgrade => "waiting for the upgrade",
+            Self::Login => "logging in",
         })
+    }
+}
+
+impl Rejection {
+    /// A refusal without data.
+    pub fn new(code: impl Into<Option<i64>>, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into(), data: None }
+    }
+
+    /// Reads what came with it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Json`] if nothing came or it is not of this shape.
+    pub fn data<T: DeserializeOwned>(&self) -> Result<T> {
+        let data = self.data.as_deref().unwrap_or_default();
+        serde_json::from_str(data).map_err(|error| Error::Json(Arc::new(error)))
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let message = self.message.escape_debug();
+        match self.code {
+            Some(code) => write!(f, "{message} ({code})"),
+            None => message.fmt(f),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
+use crate::dialect::Id;
 use crate::error::{Error, Result};
 
 /// One event as an [`Inbox`](crate::Inbox) yields it: what happened, on which wire of which connection, and when it was read.
@@ -25,8 +26,8 @@ pub struct Received {
 
 /// What happened on a connection.
 ///
-/// The order of a life is `Dialing (DialFailed Dialing)* Open (Message | Gap)* Unsent? Lost Dialing …`, and at any point `Closed`, after
-/// which nothing comes. A wire whose connection ends with it (closed by this program, its handler panicked, its inbox overflowed, its
+/// The order of a life is `Dialing (DialFailed Dialing)* Open (Message | Live | …)* Unsent? Lost Dialing …`, and at any point `Closed`,
+/// after which nothing comes. What a venue says before a login has succeeded comes before `Open`. A wire whose connection ends with it (closed by this program, its handler panicked, its inbox overflowed, its
 /// reactor stopped) ends with `Closed` alone. A full inbox gets no `Dialing`, and no `DialFailed` that another dial follows. Whatever was
 /// built from messages before a `Lost` is stale after the next `Open`.
 #[derive(Clone, Debug)]
@@ -47,15 +48,53 @@ pub enum Event {
         /// When the next dial begins; `None` if there is none, then `Closed` follows.
         redial_in: Option<Duration>,
     },
-    /// A new wire is up: sends are accepted from here on.
+    /// A new wire is up and the dialect's login has succeeded: sends are accepted from here on, unless the config
+    /// [holds](crate::Config::hold_until) them.
     Open,
+    /// Every channel that is wanted is confirmed. Comes after `Open` if channels are restored, and whenever further ones were confirmed; a
+    /// connection without channels is live once it is open and does not say so.
+    Live,
     /// The peer sent a message.
     Message(Message),
-    /// Messages were dropped here because the inbox was full ([`Overflow::DropNewest`](crate::Overflow::DropNewest)).
+    /// Messages are missing here.
     Gap {
-        /// How many.
-        dropped: u64,
+        /// The channel with a hole in its sequence; `None` if the inbox was full and messages of any kind were dropped
+        /// ([`Overflow::DropNewest`](crate::Overflow::DropNewest)).
+        channel: Option<Arc<str>>,
+        /// How many messages were dropped, or by how much the channel's numbers jump, which may count something else than messages.
+        missing: u64,
     },
+    /// The venue refused a channel that is wanted. It stays wanted, and is asked for again from time to time, until its subscription is
+    /// dropped.
+    Rejected {
+        /// The channel.
+        channel: Arc<str>,
+        /// What the venue said.
+        reason: Arc<str>,
+    },
+    /// No data of a channel came for longer than its subscription allows; it is subscribed anew.
+    ChannelSilent {
+        /// The channel.
+        channel: Arc<str>,
+        /// How long none came.
+        quiet: Duration,
+    },
+    /// A reply to no call that waits: it came late, or the venue made up its id.
+    Unmatched {
+        /// The id.
+        id: Id,
+        /// The reply.
+        message: Message,
+    },
+    /// The venue asks something; [`Client::respond`](crate::Client::respond) answers.
+    Request {
+        /// The id of its request.
+        id: Id,
+        /// The request.
+        message: Message,
+    },
+    /// The venue tells of itself, such as that it is about to shut down.
+    Notice(Message),
     /// Messages whose sending was accepted did not leave whole before the wire ended. They are not sent again.
     Unsent {
         /// How many.
@@ -110,24 +149,42 @@ pub struct Generation(u32);
 /// Where a connection stands.
 ///
 /// ```text
-///   Connecting ── upgraded ──► Open ── lost ──► Connecting (at once) or Waiting
+///   Connecting ── upgraded, logged in ──► Open ── every wanted channel confirmed ──► Live
 ///   Connecting ── failed ──► Waiting ── pause over ──► Connecting
-///   Open ── closed by this program ──► Closing ── answered, lost or timed out ──► Closed
+///   Live ── a further channel is wanted, or one is silent ──► Open
+///   Open or Live ── lost ──► Connecting (at once) or Waiting
+///   Open or Live ── closed by this program ──► Closing ── answered, lost or timed out ──► Closed
 ///   any ── closed without a wire, no attempts left, or a fatal first failure ──► Closed
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum State {
-    /// A dial is under way.
+    /// A dial is under way, the dialect's login included.
     Connecting,
-    /// A wire is up.
+    /// A wire is up and logged in, and channels are wanted that are not confirmed.
     Open,
+    /// As `Open`, and every channel that is wanted is confirmed, be it none.
+    Live,
     /// A wire was lost or a dial failed; the next dial is scheduled.
     Waiting,
     /// A close was asked for; if a wire is open, the peer's answer is awaited.
     Closing,
     /// Ended for good.
     Closed,
+}
+
+/// Where a channel stands that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Standing {
+    /// It is to be asked for: there is no wire, no login has succeeded yet, or its turn has not come.
+    Wanted,
+    /// The venue was asked and has not answered.
+    Pending,
+    /// The venue sends it.
+    Confirmed,
+    /// The venue refused it, for this reason. It is asked for again from time to time.
+    Rejected(Arc<str>),
 }
 
 /// How far a message that was accepted has come.
@@ -138,6 +195,16 @@ pub enum Sent {
     Written,
     /// Some bytes wait for the kernel to take them; if the wire ends before, the message is counted in [`Event::Unsent`].
     Buffered,
+    /// The message waits for the rate limit, under [`Throttle::Queue`](crate::Throttle::Queue); if the wire ends before, it is counted
+    /// in [`Event::Unsent`].
+    Queued,
+}
+
+impl State {
+    /// Whether a wire is up and logged in: [`Open`](Self::Open) or [`Live`](Self::Live).
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Open | Self::Live)
+    }
 }
 
 impl Message {

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 
 use crate::error::{Error, Result};
 use crate::event::Received;
-use crate::reactor::{Feed, Feeders, Kind, Sink};
+use crate::reactor::{Channels, Feed, Feeders, Kind, Sink};
 
 /// Yields the events of one or many connections, in order.
 ///
@@ -98,7 +98,7 @@ impl Inbox {
         }
         self.check_thread()?;
         self.receiver.recv_timeout(timeout).map_err(|error| match error {
-            RecvTimeoutError::Timeout => Error::Timeout { after: timeout },
+            RecvTimeoutError::Timeout => Error::Timeout { after: timeout, sent: false },
             RecvTimeoutError::Disconnected => Error::Closed,
         })
     }
@@ -139,6 +139,10 @@ impl Inbox {
     /// Whether no event waits.
     pub fn is_empty(&self) -> bool {
         self.receiver.is_empty()
+    }
+
+    fn shared_feed(&self) -> Feed {
+        self.feed.clone().expect("only an inbox made by Inbox::shared takes further connections")
     }
 
     fn check_thread(&self) -> Result<()> {
@@ -191,13 +195,27 @@ impl IntoIterator for Inbox {
     }
 }
 
+impl Channels {
+    /// Gives the data of these channels to this inbox instead of where the connection's messages go, unless another subscription without
+    /// an inbox wants them there too. The inbox gets `Open`, `Live`, `Lost` and `Closed` as well, and what concerns its channels. When it
+    /// is full, data is dropped and reported as [`Event::Gap`](crate::Event::Gap), whatever the connection's overflow policy: one slow
+    /// consumer must not hold up the other channels.
+    ///
+    /// # Panics
+    ///
+    /// If the inbox was not made by [`Inbox::shared`].
+    pub fn inbox(mut self, inbox: &Inbox) -> Self {
+        self.feed = Some(inbox.shared_feed());
+        self
+    }
+}
+
 impl From<&Inbox> for Sink {
     /// # Panics
     ///
     /// If the inbox was made for one connection; see [`Inbox::shared`].
     fn from(inbox: &Inbox) -> Self {
-        let feed = inbox.feed.clone().expect("only an inbox made by Inbox::shared takes further connections");
-        Self(Kind::Feed(feed))
+        Self(Kind::Feed(inbox.shared_feed()))
     }
 }
 

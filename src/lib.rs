@@ -61,33 +61,49 @@
 
 mod client;
 mod config;
+mod dialect;
 mod error;
 mod event;
+mod governor;
 mod inbox;
 mod reactor;
+mod reply;
+mod rpc;
 mod session;
 mod stats;
 mod target;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+mod ticket;
 mod wire;
 
 pub use crate::client::{Client, connect, connect_with, open, open_with};
-pub use crate::config::{Config, DialPlan, Overflow};
-pub use crate::error::{Error, Explanation, Phase, Refusal, Result};
-pub use crate::event::{ConnectionId, Event, EventRef, Generation, Message, Received, Sent, State};
+pub use crate::config::{Config, DialPlan, GapPolicy, Overflow, Throttle};
+pub use crate::dialect::{
+    Confirmation, Dialect, Id, Inbound, JsonRpc, Login, LoginStep, Plain, Request, Secret, Sequence, Subscribe, peek,
+};
+pub use crate::error::{Error, Explanation, Phase, Refusal, RejectedChannel, Rejection, Result};
+pub use crate::event::{ConnectionId, Event, EventRef, Generation, Message, Received, Sent, Standing, State};
+pub use crate::governor::{LimitStatus, Pressure, RateLimit, costs};
 pub use crate::inbox::{Inbox, IntoIter, Iter};
-pub use crate::reactor::{Context, Driver, Handler, Reactor, ReactorBuilder, Sink, Wait};
-pub use crate::stats::Stats;
+pub use crate::reactor::{Channels, Context, Driver, Handler, PendingCall, Reactor, ReactorBuilder, Sink, Subscription, Wait};
+pub use crate::reply::Reply;
+#[doc(hidden)]
+pub use crate::rpc::__private;
+pub use crate::stats::{RateStatus, Stats};
 
 /// The pure floors, for this crate's own tests and benchmarks. Not part of the API.
 #[doc(hidden)]
 pub mod internals {
+    pub use crate::governor::{Costs, Governor, Refused};
+    pub use crate::session::calls::{Call, Registered};
+    pub use crate::session::dialogue::{Deed, Dialogue, Rules, Stamp};
     pub use crate::session::{Action, Session};
+    pub use crate::ticket::Ticket;
     pub use crate::wire::assembler::{Assembler, Item};
     pub use crate::wire::frame;
     pub use crate::wire::handshake;
-    pub use crate::wire::out::{Decrypted, Out, Remains};
+    pub use crate::wire::out::{Decrypted, Lane, Out, Outgoing, Remains};
 }
 
 /// The programs of the README.

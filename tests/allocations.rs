@@ -6,7 +6,7 @@ use std::time::Duration;
 use allocation_counter::measure;
 use zen_websocket::internals::{Assembler, Item};
 use zen_websocket::testkit::MockServer;
-use zen_websocket::{Client, Config, Driver, Event, EventRef, Handler, Inbox, State};
+use zen_websocket::{Client, Config, Driver, Event, EventRef, Handler, Inbox};
 
 const WAIT: Duration = Duration::from_secs(10);
 
@@ -199,7 +199,7 @@ fn turn_until_pinged(driver: &mut Driver, client: &Client) {
 }
 
 fn turn_until_open(driver: &mut Driver, client: &Client) {
-    while client.state() != State::Open {
+    while !client.state().is_open() {
         driver.turn(WAIT).unwrap();
     }
 }

@@ -415,7 +415,7 @@ fn a_refused_address_gives_way_to_the_next() {
     let live = MockServer::start().unwrap();
     let addresses = [dead.parse().unwrap(), live.address()];
     let (client, _inbox) = quickly(|| connect(dialling(addresses)).unwrap());
-    assert_eq!(client.state(), State::Open);
+    assert_eq!(client.state(), State::Live);
     assert_eq!(live.accept(WAIT).unwrap().request().header("host"), Some("exchange.example"));
 }
 
@@ -424,7 +424,7 @@ fn an_address_that_does_not_answer_gives_way_to_the_next() {
     let full = full_port();
     let live = MockServer::start().unwrap();
     let (client, inbox) = quickly(|| connect(dialling([full.address, live.address()])).unwrap());
-    assert_eq!(client.state(), State::Open);
+    assert_eq!(client.state(), State::Live);
     assert_eq!(lines(&inbox, 2), ["dialing 1", "open"]);
 }
 
@@ -520,7 +520,7 @@ fn open_returns_at_once_and_the_state_is_visible_while_the_dial_hangs() {
     );
     assert!(matches!(client.send("early"), Err(Error::NotConnected)));
     let waited = client.wait(State::Open, ms(20)).unwrap_err();
-    assert!(matches!(waited, Error::Timeout { after } if after == ms(20)), "{waited:?}");
+    assert!(matches!(waited, Error::Timeout { after, .. } if after == ms(20)), "{waited:?}");
     quickly(|| client.close().unwrap());
     assert_eq!(client.state(), State::Closed);
     assert_eq!(lines_to_end(&inbox), ["dialing 1", "closed"]);

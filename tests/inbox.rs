@@ -124,7 +124,7 @@ fn gaps_and_messages_add_up_whatever_the_pace() {
                 assert_eq!(message.text().unwrap(), expected.to_string(), "the gap stands where the messages are missing");
                 expected += 1;
             }
-            Event::Gap { dropped: more } => {
+            Event::Gap { missing: more, .. } => {
                 expected += more;
                 dropped += more;
             }
@@ -239,7 +239,7 @@ fn each_connection_keeps_its_own_policy_in_a_shared_inbox() {
         match received.event {
             Event::Message(_) if received.connection == block.id() => whole += 1,
             Event::Message(_) => kept += 1,
-            Event::Gap { dropped } => lost += dropped,
+            Event::Gap { missing: dropped, .. } => lost += dropped,
             other => panic!("{other:?}"),
         }
     }
@@ -282,7 +282,7 @@ fn an_inbox_is_asked_with_and_without_waiting() {
     assert!(matches!(inbox.try_recv(), Ok(None)));
     let began = Instant::now();
     let waited = inbox.recv_timeout(ms(50)).unwrap_err();
-    assert!(matches!(waited, Error::Timeout { after } if after == ms(50)), "{waited:?}");
+    assert!(matches!(waited, Error::Timeout { after, .. } if after == ms(50)), "{waited:?}");
     assert!(began.elapsed() >= ms(50));
     peer.send_text("recv");
     assert_eq!(line(&inbox.recv().unwrap().event), "text recv");
@@ -450,7 +450,7 @@ fn driven(script: Script, capacity: usize) -> (MockServer, Driver, Inbox, Client
     let mut driver = Driver::new().unwrap();
     let inbox = Inbox::shared(capacity);
     let client = driver.open_with(config(&server).reconnect(false), &inbox).unwrap();
-    turn_until(&mut driver, || client.state() == State::Open);
+    turn_until(&mut driver, || client.state().is_open());
     let peer = server.accept(WAIT).unwrap();
     (server, driver, inbox, client, peer)
 }

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
-use zen_websocket::internals::{Action, Out, Remains, Session};
+use zen_websocket::internals::{Action, Out, Outgoing, Remains, Session};
 use zen_websocket::{Config, Error, Event, Generation, Sent, State};
 
 use self::Step::*;
@@ -292,7 +292,7 @@ impl Stage {
     fn new(script: &Script) -> Self {
         let now = Instant::now();
         let mut stage = Self {
-            out: Out::new(script.unsent_max),
+            out: Out::new(script.unsent_max, None, Instant::now),
             unsent_max: script.unsent_max,
             room: script.room,
             session: Session::new(Arc::new(Config::new("ws://peer").jitter(0.0)), 0, now),
@@ -376,7 +376,7 @@ impl Stage {
                 self.step(actor, Room(bytes));
                 self.step(actor, Break);
             }
-            Flush => self.reactor_wrote(|out| out.flush()),
+            Flush => self.reactor_wrote(|out| out.flush().map(|_| ())),
             Edge => {
                 if std::mem::take(&mut self.kernel().borrow_mut().edge) && self.noted {
                     self.flush();
@@ -388,7 +388,7 @@ impl Stage {
                     self.flush();
                 }
             }
-            Ping => self.reactor_wrote(|out| out.ping(b"ping")),
+            Ping => self.reactor_wrote(|out| out.ping(b"ping").map(|_| ())),
             Pong => {
                 self.pongs += 2;
                 let (first, second) = ([self.pongs - 1], [self.pongs]);
@@ -440,6 +440,7 @@ impl Stage {
                     let wire = Wire::default();
                     wire.kernel.borrow_mut().room = self.room;
                     self.out.open(generation.next(), Socket(wire.kernel.clone()), None);
+                    self.out.ready();
                     self.wires.push(wire);
                     self.pongs_before.push(self.pongs);
                 }
@@ -459,7 +460,7 @@ impl Stage {
     fn send(&mut self, caller: usize, expected: Option<Generation>) {
         let text = format!("{caller} says {:02}", self.attempts.len());
         let (before, current) = (self.out.unsent(), self.out.generation());
-        let outcome = self.out.send(OpCode::Data(Data::Text), text.as_bytes(), expected);
+        let outcome = self.out.send(Outgoing { expected, ..Outgoing::text(&text) });
         let unsent = self.out.unsent();
         match &outcome {
             Ok(Sent::Written) => assert_eq!(unsent, 0),
@@ -476,7 +477,7 @@ impl Stage {
 
     /// As the shell does, which takes the lock for an edge only if it has noted that something waits.
     fn flush(&mut self) {
-        self.reactor_wrote(|out| out.flush());
+        self.reactor_wrote(|out| out.flush().map(|_| ()));
         self.noted = self.out.unsent() > 0;
     }
 

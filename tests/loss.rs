@@ -110,7 +110,7 @@ fn a_late_pong_is_a_pong() {
     until(|| client.stats().rtt.is_some());
     let stats = client.stats();
     assert!(stats.rtt.unwrap() >= ms(145), "{:?}", stats.rtt);
-    assert_eq!((stats.pings_missed, inbox.len(), client.state()), (0, 0, State::Open));
+    assert_eq!((stats.pings_missed, inbox.len(), client.state()), (0, 0, State::Live));
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn data_excuses_a_missing_pong() {
         assert_eq!(text(&inbox), "busy");
         client.stats().pings_missed >= 3
     });
-    assert_eq!((client.state(), client.generation().number()), (State::Open, 1));
+    assert_eq!((client.state(), client.generation().number()), (State::Live, 1));
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn a_server_that_returns_on_its_port_is_found_again() {
             failed.starts_with(&format!("dial {attempt} failed, again in {}ms: could not connect", 10 << attempt)),
             "{failed}"
         );
-        assert_ne!(client.state(), State::Open);
+        assert_ne!(client.state(), State::Live);
         assert!(matches!(client.send("nobody hears this"), Err(Error::NotConnected)));
     }
     server.resume().unwrap();
@@ -401,7 +401,7 @@ fn after_reconnect_the_state_is_not_open_until_the_new_wire_is() {
 fn a_wire_that_is_being_replaced_counts_as_open_at_no_moment() {
     let now = Instant::now();
     let first = Generation::default().next();
-    let mut session = Session::new(Arc::new(Config::new("ws://localhost")), 0, now);
+    let mut session: Session = Session::new(Arc::new(Config::new("ws://localhost")), 0, now);
     session.handle_opened(now, first, None);
     session.wish_reconnect();
     let wished = session.state();
@@ -455,7 +455,7 @@ fn reconnect_after_close_is_refused() {
     assert!(matches!(client.reconnect(), Err(Error::Closed)));
     assert!(matches!(client.send("x"), Err(Error::Closed)));
     let (again, _inbox) = connect(config(&server)).unwrap();
-    assert_eq!(again.state(), State::Open);
+    assert_eq!(again.state(), State::Live);
 }
 
 // ---- close ----

@@ -17,7 +17,7 @@ use self::common::*;
 #[test]
 fn a_message_comes_back_once_and_close_ends_the_session() {
     let (server, peer, client, inbox) = session(Script::new());
-    assert_eq!(client.state(), State::Open);
+    assert_eq!(client.state(), State::Live);
     assert_eq!(client.send("test message").unwrap(), Sent::Written);
     client.send("the next").unwrap();
     assert_eq!(lines(&inbox, 2), ["text test message", "text the next"]);
@@ -366,7 +366,7 @@ fn a_handler_without_functions_discards_everything() {
     let peer = server.accept(WAIT).unwrap();
     peer.ping("seen");
     assert_eq!(expect_pong(&peer), b"seen");
-    assert_eq!((client.stats().messages, client.state()), (1, State::Open));
+    assert_eq!((client.stats().messages, client.state()), (1, State::Live));
 }
 
 #[test]

@@ -246,7 +246,7 @@ fn a_handler_opens_closes_and_reconnects_without_waiting() {
     client.send("close").unwrap();
     client.wait(State::Closed, WAIT).unwrap();
     assert_eq!(peer.client_close(), Some((4002, "enough".to_owned())));
-    assert_eq!(other.state(), State::Open);
+    assert_eq!(other.state(), State::Live);
 }
 
 // ---- a loop of one's own ----
@@ -279,7 +279,7 @@ fn a_driver_serves_handlers_and_inboxes_too() {
     let (send, heard) = mpsc::channel();
     let handler = Handler::new().text(move |_, text| send.send(text.to_owned()).unwrap());
     let clients = [driver.open_with(config(&server), &inbox).unwrap(), driver.open_with(config(&server), handler).unwrap()];
-    while clients.iter().any(|client| client.state() != State::Open) {
+    while clients.iter().any(|client| !client.state().is_open()) {
         driver.turn(WAIT).unwrap();
     }
     clients.iter().for_each(|client| assert!(client.send("hi").is_ok()));
@@ -331,7 +331,7 @@ fn an_engine_that_waits_on_the_descriptor_is_woken_by_messages_openings_and_othe
     let opened = driver.open(config(&server)).unwrap();
     engine.wait(WAIT);
     engine.run_until(&mut driver, "open");
-    assert_eq!((opened.state(), driver.connections()), (State::Open, 2));
+    assert_eq!((opened.state(), driver.connections()), (State::Live, 2));
     let closing = thread::spawn(move || client.close());
     engine.run_until(&mut driver, "closed");
     closing.join().unwrap().unwrap();
@@ -342,7 +342,7 @@ fn a_panic_of_the_engine_goes_on_after_the_turn_and_ends_its_connection_only() {
     let server = MockServer::start().unwrap();
     let mut driver = Driver::new().unwrap();
     let [one, other] = [(); 2].map(|()| driver.open(config(&server)).unwrap());
-    while [&one, &other].iter().any(|client| client.state() != State::Open) {
+    while [&one, &other].iter().any(|client| !client.state().is_open()) {
         driver.turn(WAIT).unwrap();
     }
     one.send("boom").unwrap();
@@ -353,7 +353,7 @@ fn a_panic_of_the_engine_goes_on_after_the_turn_and_ends_its_connection_only() {
         });
     }));
     assert!(caught.unwrap_err().downcast_ref::<String>().unwrap().contains("text boom"));
-    assert_eq!((one.state(), other.state(), driver.connections()), (State::Closed, State::Open, 1));
+    assert_eq!((one.state(), other.state(), driver.connections()), (State::Closed, State::Live, 1));
     other.send("alive").unwrap();
     turn_until(&mut driver, |_, event| shown(event) == "text alive");
 }
@@ -364,7 +364,7 @@ fn dropping_a_driver_ends_its_connections() {
     let mut driver = Driver::new().unwrap();
     let inbox = Inbox::shared(100);
     let clients = [&open, &opening].map(|server| driver.open_with(config(server), &inbox).unwrap());
-    while clients[0].state() != State::Open {
+    while !clients[0].state().is_open() {
         driver.turn(WAIT).unwrap();
     }
     let never_begun = driver.open_with(config(&open), &inbox).unwrap();
@@ -387,7 +387,7 @@ fn what_waits_for_nothing_is_not_refused_on_the_thread_of_the_driver() {
     let mut driver = Driver::new().unwrap();
     let inbox = Inbox::shared(10);
     let client = driver.open_with(config(&server), &inbox).unwrap();
-    while client.state() != State::Open {
+    while !client.state().is_open() {
         driver.turn(WAIT).unwrap();
     }
     client.wait(State::Open, WAIT).unwrap();
@@ -701,7 +701,7 @@ fn the_clock_of_a_dial_starts_when_the_driver_is_turned() {
     while client.state() == State::Connecting && began.elapsed() < WAIT {
         driver.turn(ms(5)).unwrap();
     }
-    assert_eq!(client.state(), State::Open);
+    assert_eq!(client.state(), State::Live);
 }
 
 // ---- helpers ----

@@ -6,10 +6,14 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::dialect::Id;
+use crate::error::{Rejection, Result};
 use crate::event::{ConnectionId, Event, EventRef, Generation, Sent, State};
-use crate::reactor::shared::Shared;
+use crate::reactor::calls::{PendingCall, to_params};
+use crate::reactor::shared::{Manner, Shared};
+use crate::reactor::subscription::{Channels, Subscription};
 use crate::stats::Stats;
+use crate::wire::out::Lane;
 
 /// Functions that run on the reactor thread, one per kind of event. Messages are borrowed from the buffer they were read into; nothing
 /// is allocated or handed over.
@@ -57,6 +61,7 @@ pub struct Context<'a> {
     /// When the bytes were read; see [`Received::at`](crate::Received::at).
     pub at: Instant,
     pub(crate) shared: &'a Arc<Shared>,
+    manner: Manner,
 }
 
 impl Handler {
@@ -104,14 +109,59 @@ impl Handler {
     }
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    pub(crate) fn new(shared: &'a Arc<Shared>, generation: Generation, at: Instant) -> Self {
+        Self { connection: shared.id, generation, at, shared, manner: Manner::NORMAL }
+    }
+
+    /// The same with sends and calls in the urgent lane; see [`Client::urgent`](crate::Client::urgent).
+    pub fn urgent(&self) -> Self {
+        Self { manner: Manner { lane: Lane::Urgent, ..self.manner }, ..*self }
+    }
+
+    /// Starts a call; see [`Client::start_call`](crate::Client::start_call). Its reply cannot be waited for in here.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::start_call`](crate::Client::start_call).
+    pub fn start_call(&self, method: &str, params: impl Serialize) -> Result<PendingCall> {
+        self.shared.start_call(self.manner, method, to_params(&params)?.as_deref())
+    }
+
+    /// Sends a notification; see [`Client::notify`](crate::Client::notify).
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::notify`](crate::Client::notify).
+    pub fn notify(&self, method: &str, params: impl Serialize) -> Result<Sent> {
+        self.shared.notify(self.manner, method, to_params(&params)?.as_deref())
+    }
+
+    /// Answers a request of the venue's; see [`Client::respond`](crate::Client::respond).
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::respond`](crate::Client::respond).
+    pub fn respond(&self, id: &Id, outcome: Result<impl Serialize, Rejection>) -> Result<Sent> {
+        self.shared.respond(self.manner, id, outcome)
+    }
+
+    /// Subscribes channels; see [`Client::start_subscribe`](crate::Client::start_subscribe).
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::start_subscribe`](crate::Client::start_subscribe).
+    pub fn start_subscribe(&self, channels: impl Into<Channels>) -> Result<Subscription> {
+        self.shared.subscribe(channels.into())
+    }
+
     /// Sends a text message; see [`Client::send`](crate::Client::send).
     ///
     /// # Errors
     ///
     /// As [`Client::send`](crate::Client::send).
     pub fn send(&self, text: &str) -> Result<Sent> {
-        self.shared.send_text(text, None)
+        self.shared.send_text(self.manner, text, None)
     }
 
     /// Sends a value as JSON text.
@@ -120,7 +170,7 @@ impl Context<'_> {
     ///
     /// As [`Client::send_json`](crate::Client::send_json).
     pub fn send_json<T: Serialize + ?Sized>(&self, value: &T) -> Result<Sent> {
-        self.shared.send_json(value, None)
+        self.shared.send_json(self.manner, value, None)
     }
 
     /// Sends a binary message.
@@ -129,7 +179,7 @@ impl Context<'_> {
     ///
     /// As [`Client::send`](crate::Client::send).
     pub fn send_binary(&self, bytes: &[u8]) -> Result<Sent> {
-        self.shared.send_binary(bytes, None)
+        self.shared.send_binary(self.manner, bytes, None)
     }
 
     /// Sends a ping now; see [`Client::ping`](crate::Client::ping).
@@ -138,7 +188,7 @@ impl Context<'_> {
     ///
     /// As [`Client::send`](crate::Client::send).
     pub fn ping(&self) -> Result<Sent> {
-        self.shared.ping()
+        self.shared.ping(self.manner)
     }
 
     /// Bytes of accepted messages that the kernel has not taken yet; see [`Client::unsent`](crate::Client::unsent).

@@ -1,5 +1,6 @@
 //! The shell around sessions and wires: a [`Driver`] and the thread that turns it.
 
+mod calls;
 mod driver;
 mod handler;
 mod mailbox;
@@ -8,6 +9,8 @@ mod scratch;
 mod shared;
 mod sink;
 mod slot;
+mod subscription;
+mod talk;
 
 use std::any::Any;
 use std::fmt;
@@ -20,13 +23,16 @@ use std::time::Duration;
 use core_affinity::CoreId;
 use parking_lot::Mutex;
 
+pub use self::calls::PendingCall;
+pub(crate) use self::calls::to_params;
 pub use self::driver::Driver;
 pub use self::handler::{Context, Handler};
 pub(crate) use self::mailbox::Mailbox;
-pub(crate) use self::shared::Shared;
+pub(crate) use self::shared::{Manner, Shared};
 pub use self::sink::Sink;
 pub(crate) use self::sink::{Feed, Feeders, Kind};
 pub(crate) use self::slot::Opening;
+pub use self::subscription::{Channels, Subscription};
 use crate::error::{Error, Result};
 
 /// A thread that owns the sockets of any number of connections.

@@ -12,6 +12,8 @@ pub(crate) struct Scratch {
     pub(crate) received: Box<[u8]>,
     pub(crate) plain: Box<[u8]>,
     pub(crate) pongs: Pongs,
+    /// Calls may be answered by what is decoded now: looked at after it was received.
+    pub(crate) calls_wait: bool,
     /// What the engine's closure panicked with, to be resumed when the turn is over.
     pub(crate) panic: Option<Box<dyn Any + Send>>,
 }
@@ -30,6 +32,7 @@ impl Scratch {
             // A record may have waited inside TLS for its last byte: 16 KiB more than came in.
             plain: vec![0; RECEIVE_MAX + (32 << 10)].into(),
             pongs: Pongs::default(),
+            calls_wait: false,
             panic: None,
         }
     }

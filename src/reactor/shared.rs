@@ -5,6 +5,7 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
@@ -12,20 +13,30 @@ use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
+use crate::config::{Config, Throttle};
 use crate::error::{Error, Result};
 use crate::event::{ConnectionId, Generation, Sent, State};
-use crate::reactor::mailbox::Mailbox;
+use crate::governor::{Costs, Governor, Pressure};
+use crate::reactor::calls::Waiter;
+use crate::reactor::mailbox::{self, Mailbox};
+use crate::reactor::talk::Order;
 use crate::session::Session;
-use crate::stats::Stats;
+use crate::stats::{RateStatus, Stats};
 use crate::wire::frame;
-use crate::wire::out::Out;
+use crate::wire::out::{Lane, Out, Outgoing};
 
 pub(crate) struct Shared {
     pub(crate) id: ConnectionId,
-    pub(crate) session: Mutex<Session>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) session: Mutex<Session<Waiter>>,
     /// Signalled with `session` when its state has changed.
     pub(crate) changed: Condvar,
     pub(crate) out: Mutex<Out<Stream>>,
+    governor: Option<Arc<Governor>>,
+    /// What callers want of the dialogue, for the reactor.
+    pub(crate) orders: Mutex<Vec<Order>>,
+    /// Counts calls and subscriptions.
+    pub(crate) numbers: AtomicU64,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) counters: Counters,
     posted: AtomicBool,
@@ -34,6 +45,14 @@ pub(crate) struct Shared {
 /// A socket that one side reads and another writes, without a lock between them.
 #[derive(Clone, Debug)]
 pub(crate) struct Stream(pub(crate) Arc<TcpStream>);
+
+/// How a handle sends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    pub(crate) lane: Lane,
+    /// In place of the config's.
+    pub(crate) call_timeout: Option<Duration>,
+}
 
 /// Counters that only the reactor writes.
 #[derive(Default)]
@@ -45,58 +64,139 @@ pub(crate) struct Counters {
 }
 
 impl Shared {
-    pub(crate) fn new(id: ConnectionId, session: Session, unsent_max: usize, mailbox: Arc<Mailbox>) -> Arc<Self> {
+    pub(crate) fn new(
+        id: ConnectionId,
+        config: Arc<Config>,
+        governor: Option<Arc<Governor>>,
+        mailbox: Arc<Mailbox>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             id,
-            session: Mutex::new(session),
+            session: Mutex::new(Session::new(config.clone(), rand::random(), Instant::now())),
             changed: Condvar::new(),
-            out: Mutex::new(Out::new(unsent_max)),
+            out: Mutex::new(Out::new(config.unsent_max, governor.clone(), Instant::now)),
+            config,
+            governor,
+            orders: Mutex::default(),
+            numbers: AtomicU64::new(0),
             mailbox,
             counters: Counters::default(),
             posted: AtomicBool::new(false),
         })
     }
 
-    pub(crate) fn send_text(&self, text: &str, expected: Option<Generation>) -> Result<Sent> {
-        self.send(OpCode::Data(Data::Text), text.as_bytes(), expected)
+    pub(crate) fn send_text(&self, manner: Manner, text: &str, expected: Option<Generation>) -> Result<Sent> {
+        self.send(Outgoing { lane: manner.lane, expected, ..self.outgoing(OpCode::Data(Data::Text), text.as_bytes()) }, None)
     }
 
-    pub(crate) fn send_binary(&self, bytes: &[u8], expected: Option<Generation>) -> Result<Sent> {
-        self.send(OpCode::Data(Data::Binary), bytes, expected)
+    pub(crate) fn send_binary(&self, manner: Manner, bytes: &[u8], expected: Option<Generation>) -> Result<Sent> {
+        self.send(Outgoing { lane: manner.lane, expected, ..self.outgoing(OpCode::Data(Data::Binary), bytes) }, None)
     }
 
-    pub(crate) fn send_json<T: Serialize + ?Sized>(&self, value: &T, expected: Option<Generation>) -> Result<Sent> {
-        let json = serde_json::to_vec(value).map_err(|error| Error::Json(Arc::new(error)))?;
-        self.send(OpCode::Data(Data::Text), &json, expected)
+    pub(crate) fn send_json<T: Serialize + ?Sized>(
+        &self,
+        manner: Manner,
+        value: &T,
+        expected: Option<Generation>,
+    ) -> Result<Sent> {
+        self.send_text(manner, &to_json(value)?, expected)
     }
 
-    pub(crate) fn ping(&self) -> Result<Sent> {
+    pub(crate) fn ping(&self, manner: Manner) -> Result<Sent> {
         let payload = self.session.lock().start_ping(Instant::now());
-        self.send(OpCode::Control(Control::Ping), &payload, None)
+        self.send(Outgoing { lane: manner.lane, ..self.outgoing(OpCode::Control(Control::Ping), &payload) }, None)
     }
 
-    fn send(&self, opcode: OpCode, payload: &[u8], expected: Option<Generation>) -> Result<Sent> {
-        let sent = self.out.lock().send(opcode, payload, expected);
+    /// A message with what it costs, which is found out before any lock is taken.
+    pub(crate) fn outgoing<'a>(&self, opcode: OpCode, payload: &'a [u8]) -> Outgoing<'a> {
+        let dialect_cost = || str::from_utf8(payload).map_or(1, |text| self.config.dialect.cost(text));
+        let costs = match (&self.governor, opcode) {
+            (None, _) => Costs::default(),
+            (Some(governor), OpCode::Control(_)) => governor.control(),
+            (Some(governor), OpCode::Data(_)) => governor.costs(payload, dialect_cost),
+        };
+        Outgoing { opcode, payload, costs, ..Outgoing::text("") }
+    }
+
+    /// Sends a message of a caller's, which may have to wait for the rate limit, until `deadline` at most.
+    pub(crate) fn send(&self, mut outgoing: Outgoing<'_>, deadline: Option<Instant>) -> Result<Sent> {
+        let mut patience = None;
+        match self.config.throttle {
+            Throttle::Fail => {}
+            Throttle::Queue(max) => outgoing.queue_max = max,
+            Throttle::Wait(limit) => patience = Some(limit),
+        }
+        let (sent, generation) = self.try_send(outgoing);
+        let (&Err(Error::Throttled { mut wait }), Some(limit)) = (&sent, patience) else { return sent };
+        if mailbox::is_turning_thread() {
+            return sent;
+        }
+        // A message must not leave late on another wire.
+        outgoing.expected.get_or_insert(generation);
+        let began = Instant::now();
+        let last = deadline.map_or(began + limit, |deadline| deadline.min(began + limit));
+        loop {
+            let now = Instant::now();
+            if wait > last.saturating_duration_since(now) {
+                return Err(Error::Throttled { wait });
+            }
+            self.pause(now + wait);
+            match self.try_send(outgoing).0 {
+                Err(Error::Throttled { wait: more }) => wait = more,
+                sent => return sent,
+            }
+        }
+    }
+
+    fn try_send(&self, outgoing: Outgoing<'_>) -> (Result<Sent>, Generation) {
+        let (sent, generation) = {
+            let mut out = self.out.lock();
+            (out.send(outgoing), out.generation())
+        };
         match &sent {
             Ok(Sent::Written) => {}
-            // The reactor flushes the rest when the kernel has room.
-            Ok(Sent::Buffered) => self.post(),
+            // The reactor sends the rest when kernel and rate limit let it.
+            Ok(Sent::Buffered | Sent::Queued) => self.post(),
             // The wire is dead; the reactor reads what it still holds and reports the loss.
             Err(Error::Io(_)) => self.post(),
-            Err(Error::NotConnected) if matches!(self.state(), State::Closing | State::Closed) => return Err(Error::Closed),
+            Err(Error::NotConnected) if matches!(self.state(), State::Closing | State::Closed) => {
+                return (Err(Error::Closed), generation);
+            }
             Err(_) => {}
         }
-        sent
+        (sent, generation)
     }
 
-    /// Writes a control frame, as the reactor. A failure, or what the kernel did not take, is seen to with the next posts.
-    pub(crate) fn write(&self, write: impl FnOnce(&mut Out<Stream>) -> Result<()>) {
+    /// Waits, but not beyond the end of the wire.
+    fn pause(&self, until: Instant) {
+        let mut session = self.session.lock();
+        while session.state().is_open() && !self.changed.wait_until(&mut session, until).timed_out() {}
+        drop(session);
+        thread::yield_now();
+    }
+
+    /// Sends what the connection itself has to say, as the reactor.
+    pub(crate) fn say(&self, outgoing: Outgoing<'_>) {
+        let said = self.out.lock().send(Outgoing { is_own: true, ..outgoing });
+        match said {
+            Ok(Sent::Written) => {}
+            Ok(Sent::Buffered | Sent::Queued) | Err(Error::Io(_)) => self.post(),
+            // The wire ends; what was to be said is said on the next one.
+            Err(Error::NotConnected) => {}
+            Err(error) => log::error!("{}: could not say what the dialect asked for: {error}", self.id),
+        }
+    }
+
+    /// Writes a control frame, as the reactor. A failure, or what kernel and rate limit did not let pass, is seen to with the next posts.
+    pub(crate) fn write<T>(&self, write: impl FnOnce(&mut Out<Stream>) -> Result<T>) -> Option<T> {
         let mut out = self.out.lock();
-        let is_done = write(&mut out).is_ok() && out.unsent() == 0;
+        let written = write(&mut out);
+        let is_done = written.is_ok() && out.unsent() == 0 && !out.is_held();
         drop(out);
         if !is_done {
             self.post();
         }
+        written.ok()
     }
 
     pub(crate) fn start_close(&self, code: u16, reason: &str) -> Result<()> {
@@ -135,7 +235,7 @@ impl Shared {
     }
 
     /// Waits until `done` gives a value.
-    pub(crate) fn wait<T>(&self, timeout: Option<Duration>, mut done: impl FnMut(&Session) -> Option<T>) -> Result<T> {
+    pub(crate) fn wait<T>(&self, timeout: Option<Duration>, mut done: impl FnMut(&Session<Waiter>) -> Option<T>) -> Result<T> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut session = self.session.lock();
         loop {
@@ -149,7 +249,7 @@ impl Shared {
                 None => self.changed.wait(&mut session),
                 Some(deadline) => {
                     if self.changed.wait_until(&mut session, deadline).timed_out() {
-                        return done(&session).ok_or(Error::Timeout { after: timeout.unwrap_or_default() });
+                        return done(&session).ok_or(Error::Timeout { after: timeout.unwrap_or_default(), sent: false });
                     }
                 }
             }
@@ -157,9 +257,9 @@ impl Shared {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let (rtt, pings_missed) = {
+        let (rtt, pings_missed, call_rtt, calls_pending) = {
             let session = self.session.lock();
-            (session.rtt(), session.misses())
+            (session.rtt(), session.misses(), session.call_rtt(), session.calls_pending())
         };
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
@@ -169,7 +269,21 @@ impl Shared {
             discarded: count(&self.counters.discarded),
             rtt,
             pings_missed,
+            call_rtt,
+            calls_pending,
         }
+    }
+
+    /// How far the rate limits are used up.
+    pub(crate) fn rate_status(&self) -> RateStatus {
+        let queued = self.out.lock().waiting();
+        let max = if let Throttle::Queue(max) = self.config.throttle { max } else { 0 };
+        let pressure = Pressure::of(queued, max);
+        let (limits, interval) = match &self.governor {
+            Some(governor) => (governor.status(Instant::now()), governor.interval()),
+            None => (Vec::new(), Duration::ZERO),
+        };
+        RateStatus { limits, queued, pressure, suggested_delay: interval.saturating_mul(pressure.factor()) }
     }
 
     /// Makes the reactor look at this connection.
@@ -183,6 +297,15 @@ impl Shared {
     pub(crate) fn attend(&self) {
         self.posted.store(false, Ordering::SeqCst);
     }
+}
+
+impl Manner {
+    /// As messages are sent unless asked otherwise.
+    pub(crate) const NORMAL: Self = Self { lane: Lane::Normal, call_timeout: None };
+}
+
+pub(crate) fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| Error::Json(Arc::new(error)))
 }
 
 impl Counters {

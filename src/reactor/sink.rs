@@ -46,11 +46,18 @@ pub(crate) enum Outcome {
     Panicked(Box<dyn Any + Send>),
 }
 
+impl Feed {
+    /// How many more events fit.
+    pub(crate) fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.sender.len())
+    }
+}
+
 impl Kind {
     /// How many more events fit.
     pub(crate) fn room(&self) -> usize {
         match self {
-            Self::Feed(feed) => feed.capacity.saturating_sub(feed.sender.len()),
+            Self::Feed(feed) => feed.room(),
             Self::Handler(_) | Self::Engine => usize::MAX,
         }
     }

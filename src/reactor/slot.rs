@@ -1,27 +1,34 @@
 //! One connection as the reactor holds it: it carries out what the session decides, and decides nothing itself.
 
+use std::any::Any;
 use std::io::{self, Read};
 use std::mem;
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::{Registry, Token};
 use parking_lot::MutexGuard;
 use rustls::ClientConfig;
 
 use crate::config::{Config, Overflow};
-use crate::error::Error;
-use crate::event::{Event, EventRef, Generation};
+use crate::dialect::Inbound;
+use crate::error::{Error, Phase};
+use crate::event::{Event, EventRef, Generation, State};
+use crate::governor::{Governor, Refused};
+use crate::reactor::calls;
 use crate::reactor::handler::Context;
 use crate::reactor::resolver::{self, Query, Resolved};
-use crate::reactor::scratch::Scratch;
+use crate::reactor::scratch::{Pongs, Scratch};
 use crate::reactor::shared::{Counters, Shared, Stream};
 use crate::reactor::shield;
 use crate::reactor::sink::{Engine, Kind, Outcome};
-use crate::session::{Action, Session};
+use crate::reactor::talk::{self, Routed, Talk};
+use crate::session::Action;
+use crate::session::dialogue::Deed;
 use crate::wire::assembler::{Assembler, Item};
 use crate::wire::dial::{Dial, Opened, Progress};
+use crate::wire::out::{Lane, Outgoing};
 
 /// How many receives a wire that ends is allowed, so that a peer that goes on sending cannot hold the reactor.
 const LAST_RECEIVES: usize = 64;
@@ -33,6 +40,7 @@ pub(crate) struct Opening {
     /// Made on the caller's thread, and kept between dials so that they resume.
     pub(crate) tls: Option<Arc<ClientConfig>>,
     pub(crate) sink: Kind,
+    pub(crate) dial_limit: Option<Arc<Governor>>,
 }
 
 pub(crate) struct Slot {
@@ -40,6 +48,9 @@ pub(crate) struct Slot {
     config: Arc<Config>,
     tls: Option<Arc<ClientConfig>>,
     sink: Kind,
+    dial_limit: Option<Arc<Governor>>,
+    /// What is said with the venue, if the dialect reads messages.
+    talk: Option<Box<Talk>>,
     link: Link,
     generation: Generation,
     /// Counts the dials; an answer to an earlier one is ignored.
@@ -67,6 +78,11 @@ enum Link {
 struct Wire {
     stream: Stream,
     is_tls: bool,
+    subprotocol: Option<Arc<str>>,
+    /// The login has succeeded.
+    is_open: bool,
+    /// When the rate limit will let more pass, if something waits for it.
+    held_until: Option<Instant>,
     assembler: Assembler,
     /// There may be something to read.
     readable: bool,
@@ -79,6 +95,14 @@ struct Wire {
     /// What was read and the inbox had no room for, and when.
     backlog: Vec<u8>,
     backlog_at: Instant,
+}
+
+/// A wire that has ended.
+struct Ended {
+    /// The login had succeeded.
+    was_open: bool,
+    /// What did not leave, if anything.
+    unsent: Option<Event>,
 }
 
 /// What a slot may use during a turn.
@@ -97,6 +121,8 @@ enum Flow {
     Drained,
     /// The inbox is full.
     Blocked,
+    /// What was decoded last asks for something to be done before the rest.
+    Paused,
     /// The wire has ended.
     End(Error),
     /// The session cannot go on.
@@ -106,10 +132,12 @@ enum Flow {
 impl Slot {
     pub(crate) fn new(opening: Opening) -> Self {
         Self {
+            talk: Talk::new(&opening.config, Instant::now()),
             shared: opening.shared,
             config: opening.config,
             tls: opening.tls,
             sink: opening.sink,
+            dial_limit: opening.dial_limit,
             link: Link::Down,
             generation: Generation::default(),
             dial: 0,
@@ -121,9 +149,14 @@ impl Slot {
 
     /// Whether the session has ended, and when the slot wants to be looked at though nothing happens.
     pub(crate) fn outlook(&self) -> (bool, Option<Instant>) {
-        let dial = if let Link::Dialing(dial, _) = &self.link { dial.deadline() } else { None };
+        let link = match &self.link {
+            Link::Dialing(dial, _) => dial.deadline(),
+            Link::Open(wire) => wire.held_until,
+            Link::Down | Link::Resolving { .. } => None,
+        };
+        let talk = self.talk.as_ref().and_then(|talk| talk.dialogue.next_deadline());
         let session = self.shared.session.lock();
-        (session.end().is_some(), [dial, session.next_deadline()].into_iter().flatten().min())
+        (session.end().is_some(), [link, talk, session.next_deadline()].into_iter().flatten().min())
     }
 
     /// Whether its work at hand is a step of a dial, which may take long.
@@ -133,7 +166,8 @@ impl Slot {
 
     /// Whether it waits for room in its inbox.
     pub(crate) fn is_stuck(&self) -> bool {
-        self.dropped > 0 || matches!(&self.link, Link::Open(wire) if wire.blocked)
+        let owes_gap = self.dropped > 0 || self.talk.as_ref().is_some_and(|talk| talk.owes_gap());
+        owes_gap || matches!(&self.link, Link::Open(wire) if wire.blocked)
     }
 
     /// A socket of the slot is ready.
@@ -196,6 +230,12 @@ impl Slot {
         }
         self.shared.session.lock().handle_wishes(Instant::now());
         self.obey(turn);
+        let orders = mem::take(&mut *self.shared.orders.lock());
+        if let (false, Some(talk)) = (orders.is_empty(), &mut self.talk) {
+            let (now, sink) = (Instant::now(), &self.sink);
+            let ran = talk::guard(|| orders.into_iter().for_each(|order| talk.obey(now, order, sink)));
+            self.converse(turn, ran);
+        }
     }
 
     /// A query has ended.
@@ -217,13 +257,31 @@ impl Slot {
 
     /// A deadline may have come.
     pub(crate) fn handle_timeout(&mut self, turn: &mut Turn<'_>, now: Instant) -> bool {
-        self.shared.session.lock().handle_timeout(now);
+        let expired = {
+            let mut session = self.shared.session.lock();
+            session.handle_timeout(now);
+            session.take_expired(now)
+        };
+        expired.into_iter().for_each(|call| calls::expire(call, now));
         self.obey(turn);
+        if let Some(talk) = &mut self.talk
+            && talk.dialogue.next_deadline().is_some_and(|deadline| deadline <= now)
+        {
+            let ran = talk::guard(|| talk.dialogue.handle_timeout(now, talk::stamp()));
+            self.converse(turn, ran);
+        }
+        if matches!(&self.link, Link::Open(wire) if wire.held_until.is_some_and(|until| until <= now)) && self.flush().is_some() {
+            self.shared.post();
+        }
         self.is_dialing() && self.handle_ready(turn)
     }
 
     /// Looks whether the inbox has room again. Returns whether there is more to do at once.
     pub(crate) fn handle_room(&mut self, turn: &mut Turn<'_>) -> bool {
+        if let Some(talk) = &mut self.talk {
+            let context = Context::new(&self.shared, self.generation, Instant::now());
+            talk.report_gaps(&self.shared, &context);
+        }
         if self.sink.room() == 0 {
             return false;
         }
@@ -234,7 +292,7 @@ impl Slot {
         }
         wire.blocked = false;
         match self.decode_backlog(turn, true) {
-            Flow::More => self.shared.session.lock().handle_blocked(Instant::now(), false),
+            Flow::More => self.note_blocked(false),
             flow => self.follow(turn, flow),
         }
         self.wants_to_read()
@@ -269,19 +327,83 @@ impl Slot {
                     // The handler panicked on the event before it; the end is among the next actions.
                     Action::Dial { .. } if self.broken => {}
                     Action::Dial { attempt, deadline } => {
+                        if let Some(wait) = self.dial_later() {
+                            self.shared.session.lock().handle_dial_throttled(Instant::now(), wait);
+                            continue;
+                        }
                         self.dial += 1;
                         self.link = Link::Resolving { attempt, deadline };
                         self.query(attempt, deadline);
                     }
-                    Action::Abandon => self.link = Link::Down,
-                    Action::Ping(payload) => self.shared.write(|out| out.ping(&payload)),
-                    Action::Close(code, reason) => self.shared.write(|out| out.close(Some(code), &reason)),
+                    Action::Abandon => self.abandon(turn),
+                    Action::Ping(payload) => self.ping(payload),
+                    Action::Close(code, reason) => _ = self.shared.write(|out| out.close(Some(code), &reason)),
                     Action::Hangup(cause) => self.drop_wire(turn, cause),
                     Action::Emit(event) => self.report(turn, &event),
                 }
             }
             self.shared.changed.notify_all();
         }
+    }
+
+    /// Does what the dialogue asks for, after it ran. If the dialect panicked in it, the session ends.
+    fn converse(&mut self, turn: &mut Turn<'_>, ran: Result<(), Error>) {
+        if let Err(panicked) = ran {
+            return self.fail(turn, panicked);
+        }
+        loop {
+            let Some(talk) = &mut self.talk else { return };
+            let deeds = talk.dialogue.take_deeds();
+            if deeds.is_empty() {
+                return;
+            }
+            for deed in deeds {
+                match deed {
+                    Deed::Say { text, urgent, ticket } => {
+                        let outgoing = match talk::guard(|| self.shared.outgoing(Outgoing::TEXT, text.as_bytes())) {
+                            Ok(outgoing) => outgoing,
+                            Err(panicked) => return self.fail(turn, panicked),
+                        };
+                        self.shared.say(Outgoing { lane: talk::lane(urgent), ticket: ticket.as_ref(), ..outgoing });
+                    }
+                    Deed::LoggedIn => self.handle_logged_in(turn),
+                    Deed::LoginFailed(cause) | Deed::Hangup(cause) => self.lose(turn, cause),
+                    Deed::Standing(channel, standing) => self.shared.session.lock().handle_standing(channel, standing),
+                    Deed::Live(is_live) => self.handle_live(turn, is_live),
+                    Deed::Emit(event) => self.report_if_room(turn, &event),
+                }
+            }
+            self.shared.changed.notify_all();
+        }
+    }
+
+    /// How long the limit on dials makes the next one wait.
+    fn dial_later(&self) -> Option<Duration> {
+        let limit = self.dial_limit.as_ref()?;
+        let (now, costs) = (Instant::now(), limit.control());
+        match limit.reserve(now, &costs, true) {
+            Ok(()) => {
+                limit.commit(now, &costs);
+                None
+            }
+            Err(Refused::Wait(wait)) => Some(wait),
+            // A dial costs one, and no limit is less.
+            Err(Refused::Never { .. }) => None,
+        }
+    }
+
+    /// Sends a heartbeat of the session's: the venue's own text, or a ping frame.
+    fn ping(&mut self, payload: [u8; 8]) {
+        let text = match talk::guard(|| self.config.dialect.ping(u64::from_be_bytes(payload))) {
+            Ok(Some(text)) if self.talk.is_some() => text,
+            _ => {
+                if self.shared.write(|out| out.ping(&payload)) == Some(false) {
+                    self.shared.session.lock().handle_ping_held();
+                }
+                return;
+            }
+        };
+        self.shared.say(Outgoing { lane: Lane::Control, ..self.shared.outgoing(Outgoing::TEXT, text.as_bytes()) });
     }
 
     fn query(&mut self, attempt: u32, deadline: Instant) {
@@ -308,6 +430,14 @@ impl Slot {
         self.obey(turn);
     }
 
+    /// Gives up the dial, or the wire on which the login goes on.
+    fn abandon(&mut self, turn: &mut Turn<'_>) {
+        self.end_wire(turn, &Error::Closed);
+        self.link = Link::Down;
+        self.converse(turn, Ok(()));
+    }
+
+    /// The upgrade has succeeded; a login may follow.
     fn handle_opened(&mut self, turn: &mut Turn<'_>, opened: Opened, hangup: bool) {
         let stream = Stream(Arc::new(opened.stream));
         let is_tls = opened.tls.is_some();
@@ -315,6 +445,9 @@ impl Slot {
         self.link = Link::Open(Box::new(Wire {
             stream: stream.clone(),
             is_tls,
+            subprotocol: opened.subprotocol.map(Into::into),
+            is_open: false,
+            held_until: None,
             assembler: Assembler::new(self.config.max_message),
             readable: true,
             hangup,
@@ -325,16 +458,49 @@ impl Slot {
         }));
         self.shared.out.lock().open(self.generation, stream, opened.tls);
         let now = Instant::now();
-        self.shared.session.lock().handle_opened(now, self.generation, opened.subprotocol.map(Into::into));
+        match &mut self.talk {
+            None => self.handle_logged_in(turn),
+            Some(talk) => {
+                self.shared.session.lock().handle_phase(now, Phase::Login);
+                let ran = talk::guard(|| talk.dialogue.handle_upgraded(now, talk::stamp()));
+                self.converse(turn, ran);
+            }
+        }
+        if !opened.glued.is_empty() {
+            turn.scratch.calls_wait = self.shared.session.lock().handle_receive(now);
+            let flow = self.decode(turn, &opened.glued, now, true);
+            self.follow(turn, flow);
+        }
+    }
+
+    /// Callers may send, unless they are to wait for the restore.
+    fn handle_logged_in(&mut self, turn: &mut Turn<'_>) {
+        let Link::Open(wire) = &mut self.link else { return };
+        wire.is_open = true;
+        let subprotocol = wire.subprotocol.clone();
+        if self.config.hold_until != State::Live || self.talk.is_none() {
+            self.shared.out.lock().ready();
+        }
+        {
+            let mut session = self.shared.session.lock();
+            session.handle_opened(Instant::now(), self.generation, subprotocol);
+            session.handle_live(self.talk.is_none());
+        }
         // Before the event: a handler that panics on it ends the wire, and `on_lost` comes second.
         if let Some(hook) = &self.config.on_open {
             shield("on_open", || hook(self.shared.id, self.generation));
         }
         self.obey(turn);
-        if !opened.glued.is_empty() {
-            self.shared.session.lock().handle_receive(now);
-            let flow = self.decode(turn, &opened.glued, now, true);
-            self.follow(turn, flow);
+    }
+
+    fn handle_live(&mut self, turn: &mut Turn<'_>, is_live: bool) {
+        self.shared.session.lock().handle_live(is_live);
+        if !is_live {
+            return;
+        }
+        self.shared.out.lock().ready();
+        if self.talk.as_ref().is_some_and(|talk| talk.dialogue.has_channels()) {
+            self.report(turn, &Event::Live);
         }
     }
 
@@ -344,7 +510,7 @@ impl Slot {
 
     fn follow(&mut self, turn: &mut Turn<'_>, flow: Flow) {
         match flow {
-            Flow::More => {}
+            Flow::More | Flow::Paused => {}
             Flow::Drained => {
                 if let Link::Open(wire) = &mut self.link {
                     wire.readable = false;
@@ -373,7 +539,7 @@ impl Slot {
         let flow = match count {
             Ok(0) => Flow::End(Error::Disconnected),
             Ok(count) => {
-                self.shared.session.lock().handle_receive(at);
+                turn.scratch.calls_wait = self.shared.session.lock().handle_receive(at);
                 // Windows reports a socket as ready again only after it was read to `WouldBlock`.
                 let is_last = count < received.len() && !wire.hangup && !cfg!(windows);
                 let decoded = if wire.is_tls {
@@ -430,35 +596,69 @@ impl Slot {
             return Flow::More;
         }
         let (backlog, at) = (mem::take(&mut wire.backlog), wire.backlog_at);
+        turn.scratch.calls_wait = self.shared.session.lock().calls_pending() > 0;
         self.decode(turn, &backlog, at, bounded)
     }
 
     /// Delivers the messages in `bytes`. If not `bounded`, an inbox that would block takes them all the same: the wire is ending, and
     /// there is nobody left to push back on.
     fn decode(&mut self, turn: &mut Turn<'_>, bytes: &[u8], at: Instant, bounded: bool) -> Flow {
+        let mut rest = bytes;
+        loop {
+            match self.decode_some(turn, &mut rest, at, bounded) {
+                // A login has succeeded, say: that is told before what follows.
+                Flow::Paused => self.converse(turn, Ok(())),
+                flow => return flow,
+            }
+        }
+    }
+
+    /// As [`decode`](Self::decode), up to the first message that makes the dialogue ask for something.
+    fn decode_some(&mut self, turn: &mut Turn<'_>, rest: &mut &[u8], at: Instant, bounded: bool) -> Flow {
         // What was dropped came before these messages, so its report does too.
         if self.dropped > 0 && self.sink.room() > 0 {
             self.report_gap(turn);
         }
         let Link::Open(wire) = &mut self.link else { return Flow::More };
         let shared = &self.shared;
-        let context = Context { connection: shared.id, generation: self.generation, at, shared };
         let overflow = self.config.overflow;
-        let mut room = if bounded || overflow != Overflow::Block { self.sink.room() } else { usize::MAX };
-        let (mut messages, mut dropped, mut discarded) = (0, 0, 0);
-        let mut rest = bytes;
-        let pongs = &mut turn.scratch.pongs;
+        let is_bounded = bounded || overflow != Overflow::Block;
+        let mut delivery = Delivery {
+            context: Context::new(shared, self.generation, at),
+            room: if is_bounded { self.sink.room() } else { usize::MAX },
+            overflow,
+            sink: &mut self.sink,
+            pongs: &mut turn.scratch.pongs,
+            engine: &mut *turn.engine,
+            dropped: 0,
+            discarded: 0,
+        };
+        // With a dialect that reads nothing, a raw request may wait for its reply.
+        let calls_wait = turn.scratch.calls_wait;
+        let length = rest.len();
+        let mut messages = 0;
         let flow = loop {
-            if room == 0 && overflow == Overflow::Block && !rest.is_empty() {
+            if delivery.room == 0 && overflow == Overflow::Block && !rest.is_empty() {
                 wire.backlog.extend_from_slice(rest);
+                *rest = &[];
                 wire.backlog_at = at;
                 break Flow::Blocked;
             }
-            let event = match wire.assembler.next(&mut rest) {
-                Ok(Some(Item::Text(text))) => EventRef::Text(text),
-                Ok(Some(Item::Binary(bytes))) => EventRef::Binary(bytes),
+            let delivered = match wire.assembler.next(rest) {
+                Ok(Some(Item::Text(text))) => {
+                    messages += 1;
+                    match &mut self.talk {
+                        Some(talk) => delivery.route(talk, text),
+                        None if calls_wait => delivery.correlate(text),
+                        None => delivery.deliver(EventRef::Text(text)),
+                    }
+                }
+                Ok(Some(Item::Binary(bytes))) => {
+                    messages += 1;
+                    delivery.deliver(EventRef::Binary(bytes))
+                }
                 Ok(Some(Item::Ping(payload))) => {
-                    pongs.push(payload);
+                    delivery.pongs.push(payload);
                     continue;
                 }
                 Ok(Some(Item::Pong(payload))) => {
@@ -469,32 +669,23 @@ impl Slot {
                 Ok(None) => break Flow::More,
                 Err(violation) => break Flow::End(Error::Protocol { code: violation.code, reason: violation.reason }),
             };
-            messages += 1;
-            if room == 0 {
-                match overflow {
-                    Overflow::Disconnect => break Flow::Fail(Error::InboxFull),
-                    Overflow::DropNewest | Overflow::Block => {
-                        dropped += 1;
-                        continue;
-                    }
+            match delivered {
+                Ok(()) => {}
+                Err(Undelivered::Failed(cause)) => break Flow::Fail(cause),
+                Err(Undelivered::Panicked(payload)) => {
+                    self.broken = true;
+                    break Flow::Fail(Error::Panicked(delivery.sink.take_panic(payload, &mut turn.scratch.panic)));
                 }
             }
-            room -= 1;
-            // The peer sent its ping first, so its pong goes out before any answer to this message.
-            pongs.answer(shared);
-            match self.sink.deliver(&context, event, turn.engine) {
-                Outcome::Delivered => {}
-                Outcome::Discarded => discarded += 1,
-                Outcome::Panicked(payload) => {
-                    self.broken = true;
-                    break Flow::Fail(Error::Panicked(self.sink.take_panic(payload, &mut turn.scratch.panic)));
-                }
+            if self.talk.as_ref().is_some_and(|talk| talk.dialogue.has_deeds()) {
+                break Flow::Paused;
             }
         };
+        let Delivery { dropped, discarded, .. } = delivery;
         self.dropped += dropped;
         let counters = &shared.counters;
         Counters::add(&counters.messages, messages);
-        Counters::add(&counters.bytes, (bytes.len() - rest.len()) as u64);
+        Counters::add(&counters.bytes, (length - rest.len()) as u64);
         Counters::add(&counters.dropped, dropped);
         Counters::add(&counters.discarded, discarded);
         if messages > 0 && self.config.data_silence.is_some() {
@@ -509,7 +700,15 @@ impl Slot {
             && !wire.blocked
         {
             wire.blocked = true;
-            self.shared.session.lock().handle_blocked(Instant::now(), true);
+            self.note_blocked(true);
+        }
+    }
+
+    fn note_blocked(&mut self, blocked: bool) {
+        let now = Instant::now();
+        self.shared.session.lock().handle_blocked(now, blocked);
+        if let Some(talk) = &mut self.talk {
+            talk.dialogue.handle_blocked(now, blocked);
         }
     }
 
@@ -521,7 +720,7 @@ impl Slot {
                 Flow::More => {}
                 Flow::End(end @ Error::PeerClosed { .. }) => return self.lose(turn, end),
                 Flow::Fail(failure) => return self.fail(turn, failure),
-                Flow::Drained | Flow::Blocked | Flow::End(_) => break,
+                Flow::Drained | Flow::Blocked | Flow::Paused | Flow::End(_) => break,
             }
             flow = self.receive(turn, false);
         }
@@ -534,37 +733,48 @@ impl Slot {
     }
 
     fn drop_wire(&mut self, turn: &mut Turn<'_>, cause: Error) {
-        self.end(turn, cause, Session::handle_lost);
+        self.end(turn, cause, false);
     }
 
     fn fail(&mut self, turn: &mut Turn<'_>, cause: Error) {
-        self.end(turn, cause, Session::handle_failure);
+        self.end(turn, cause, true);
         self.obey(turn);
     }
 
-    /// Ends the wire, if there is one, and tells the session and the hook.
-    fn end(&mut self, turn: &mut Turn<'_>, mut cause: Error, tell: fn(&mut Session, Instant, Error)) {
+    /// Ends the wire, if there is one, and tells the session, the callers who wait for replies, and the hook.
+    fn end(&mut self, turn: &mut Turn<'_>, mut cause: Error, is_failure: bool) {
         // What was received is delivered, in order, whatever room there is. Only inboxes have a backlog, and they do not panic.
         if let Flow::End(end @ Error::PeerClosed { .. }) = self.decode_backlog(turn, false)
             && matches!(cause, Error::Disconnected | Error::Io(_) | Error::Tls { .. })
         {
             cause = end;
         }
-        let was_open = self.end_wire(turn, &cause);
-        let is_own_close = {
-            let mut session = self.shared.session.lock();
-            tell(&mut session, Instant::now(), cause.clone());
-            matches!(session.end(), Some(None))
+        let ended = self.end_wire(turn, &cause);
+        let was_open = ended.as_ref().is_some_and(|ended| ended.was_open);
+        let (is_own_close, waiting) = {
+            let (mut session, now) = (self.shared.session.lock(), Instant::now());
+            match &ended {
+                _ if is_failure => session.handle_failure(now, cause.clone()),
+                // The login is a part of the dial.
+                Some(Ended { was_open: false, .. }) => session.handle_dial_failed(now, cause.clone()),
+                _ => session.handle_lost(now, cause.clone()),
+            }
+            (matches!(session.end(), Some(None)), session.take_calls())
         };
-        if let (true, Some(hook)) = (was_open, &self.config.on_lost) {
-            let cause = if is_own_close { &Error::Closed } else { &cause };
-            shield("on_lost", || hook(self.shared.id, self.generation, cause));
+        let cause = Arc::new(if is_own_close { Error::Closed } else { cause });
+        waiting.into_values().for_each(|call| calls::lose(call, &cause));
+        if let Some(Ended { unsent: Some(unsent), .. }) = &ended {
+            self.report(turn, unsent);
         }
+        if let (true, Some(hook)) = (was_open, &self.config.on_lost) {
+            shield("on_lost", || hook(self.shared.id, self.generation, &cause));
+        }
+        self.converse(turn, Ok(()));
     }
 
-    /// Takes leave of the peer if it may still listen, reports what did not leave, and drops the socket. Returns whether there was one.
-    fn end_wire(&mut self, turn: &mut Turn<'_>, cause: &Error) -> bool {
-        let Link::Open(mut wire) = mem::replace(&mut self.link, Link::Down) else { return false };
+    /// Takes leave of the peer if it may still listen, and drops the socket.
+    fn end_wire(&mut self, turn: &mut Turn<'_>, cause: &Error) -> Option<Ended> {
+        let Link::Open(mut wire) = mem::replace(&mut self.link, Link::Down) else { return None };
         self.report_gap(turn);
         let remains = {
             let mut out = self.shared.out.lock();
@@ -575,8 +785,8 @@ impl Slot {
             out.end()
         };
         drop(remains.stream);
-        if remains.messages > 0 {
-            self.report(turn, &Event::Unsent { messages: remains.messages, bytes: remains.bytes });
+        if let Some(talk) = &mut self.talk {
+            talk.dialogue.handle_lost(Instant::now());
         }
         // With unread bytes the kernel would answer the peer with a reset, which can overtake our Close frame.
         let _ = wire.stream.0.shutdown(Shutdown::Write);
@@ -584,13 +794,24 @@ impl Slot {
         if let Some(stream) = Arc::get_mut(&mut wire.stream.0) {
             let _ = turn.registry.deregister(stream);
         }
-        true
+        let unsent = Event::Unsent { messages: remains.messages, bytes: remains.bytes };
+        Some(Ended { was_open: wire.is_open, unsent: (remains.messages > 0).then_some(unsent) })
     }
 
     fn report_gap(&mut self, turn: &mut Turn<'_>) {
-        let dropped = mem::take(&mut self.dropped);
-        if dropped > 0 {
-            self.report(turn, &Event::Gap { dropped });
+        let missing = mem::take(&mut self.dropped);
+        if missing > 0 {
+            self.report(turn, &Event::Gap { channel: None, missing });
+        }
+    }
+
+    /// Delivers an event that the peer can cause at will: it is dropped as messages are, and counted.
+    fn report_if_room(&mut self, turn: &mut Turn<'_>, event: &Event) {
+        if self.sink.room() == 0 && self.config.overflow != Overflow::Block {
+            self.dropped += 1;
+            Counters::add(&self.shared.counters.dropped, 1);
+        } else {
+            self.report(turn, event);
         }
     }
 
@@ -604,8 +825,10 @@ impl Slot {
         if matches!(event, Event::Dialing { .. } | Event::DialFailed { redial_in: Some(_), .. }) && self.sink.room() == 0 {
             return;
         }
-        let context =
-            Context { connection: self.shared.id, generation: self.generation, at: Instant::now(), shared: &self.shared };
+        let context = Context::new(&self.shared, self.generation, Instant::now());
+        if let Some(talk) = &mut self.talk {
+            talk.report(&self.shared, &context, event);
+        }
         match self.sink.deliver(&context, EventRef::State(event), turn.engine) {
             Outcome::Delivered => {}
             Outcome::Discarded => Counters::add(&self.shared.counters.discarded, 1),
@@ -613,7 +836,7 @@ impl Slot {
                 let text = self.sink.take_panic(payload, &mut turn.scratch.panic);
                 if !mem::replace(&mut self.broken, true) {
                     // The caller's `obey` goes on with what this asks for; a gap is reported only to inboxes, which do not panic.
-                    self.end(turn, Error::Panicked(text), Session::handle_failure);
+                    self.end(turn, Error::Panicked(text), true);
                 }
             }
         }
@@ -624,14 +847,103 @@ impl Slot {
     /// Whoever leaves something unsent posts the slot, which leads here: an edge that came before the note is made up for by this write,
     /// and one that comes after it finds the note.
     fn flush(&mut self) -> Option<Error> {
-        let (failure, unsent) = {
+        let (failure, next, unsent) = {
             let mut out = self.shared.out.lock();
-            (out.flush().err().or_else(|| out.failure()), out.unsent() > 0)
+            let flushed = out.flush();
+            let next = flushed.as_ref().map_or(None, |next| *next);
+            (flushed.err().or_else(|| out.failure()), next, out.unsent() > 0)
         };
         if let Link::Open(wire) = &mut self.link {
             wire.unsent = unsent;
+            wire.held_until = next;
         }
         failure
+    }
+}
+
+/// Where the messages of one receive go.
+struct Delivery<'d, 'e> {
+    context: Context<'d>,
+    sink: &'d mut Kind,
+    engine: &'d mut Engine<'e>,
+    pongs: &'d mut Pongs,
+    overflow: Overflow,
+    room: usize,
+    dropped: u64,
+    discarded: u64,
+}
+
+/// Why nothing further can be delivered.
+enum Undelivered {
+    Failed(Error),
+    Panicked(Box<dyn Any + Send>),
+}
+
+impl Delivery<'_, '_> {
+    /// Delivers what the user is to see.
+    fn deliver(&mut self, event: EventRef<'_>) -> Result<(), Undelivered> {
+        if self.room == 0 {
+            if self.overflow == Overflow::Disconnect {
+                return Err(Undelivered::Failed(Error::InboxFull));
+            }
+            // Under `Block` these are the further parts of a batch.
+            if self.overflow == Overflow::DropNewest {
+                self.dropped += 1;
+                return Ok(());
+            }
+        }
+        self.room = self.room.saturating_sub(1);
+        // The peer sent its ping first, so its pong goes out before any answer to this message.
+        self.pongs.answer(self.context.shared);
+        match self.sink.deliver(&self.context, event, self.engine) {
+            Outcome::Delivered => {}
+            Outcome::Discarded => self.discarded += 1,
+            Outcome::Panicked(payload) => return Err(Undelivered::Panicked(payload)),
+        }
+        Ok(())
+    }
+
+    /// Lets the dialect say what a text is.
+    fn route(&mut self, talk: &mut Talk, text: &str) -> Result<(), Undelivered> {
+        match self.classify(talk, text)? {
+            Routed::Parts(parts) => {
+                for part in parts {
+                    match self.classify(talk, part)? {
+                        Routed::Parts(_) => self.deliver(EventRef::Text(part))?,
+                        routed => self.pass(routed, part)?,
+                    }
+                }
+                Ok(())
+            }
+            routed => self.pass(routed, text),
+        }
+    }
+
+    /// Looks whether a text answers a call, for dialects that know nothing of replies.
+    fn correlate(&mut self, text: &str) -> Result<(), Undelivered> {
+        let shared = self.context.shared;
+        let dialect = &shared.config.dialect;
+        if let Inbound::Reply { id } = dialect.classify(text)
+            && talk::answer(shared, dialect, self.context.at, &id, text)
+        {
+            return Ok(());
+        }
+        self.deliver(EventRef::Text(text))
+    }
+
+    fn classify<'t>(&self, talk: &mut Talk, text: &'t str) -> Result<Routed<'t>, Undelivered> {
+        talk::guard(|| talk.route(self.context.shared, &self.context, text)).map_err(Undelivered::Failed)
+    }
+
+    fn pass(&mut self, routed: Routed<'_>, text: &str) -> Result<(), Undelivered> {
+        match routed {
+            Routed::Message => self.deliver(EventRef::Text(text)),
+            Routed::Event(event) => {
+                log_event(self.context.shared, self.context.generation, &event);
+                self.deliver(EventRef::State(&event))
+            }
+            Routed::Done | Routed::Parts(_) => Ok(()),
+        }
     }
 }
 
@@ -659,7 +971,14 @@ fn log_event(shared: &Shared, generation: Generation, event: &Event) {
         Event::Lost { cause, redial_in: Some(pause) } => log::warn!("{id}: lost {generation}, next dial in {pause:?}: {cause}"),
         Event::Lost { cause, redial_in: None } => log::warn!("{id}: lost {generation}: {cause}"),
         Event::Unsent { messages, bytes } => log::warn!("{id}: {messages} messages ({bytes} bytes) did not leave {generation}"),
-        Event::Gap { dropped } => log::warn!("{id}: the inbox was full, {dropped} messages dropped"),
+        Event::Gap { channel: None, missing } => log::warn!("{id}: the inbox was full, {missing} messages dropped"),
+        Event::Gap { channel: Some(channel), missing } => log::warn!("{id}: the sequence of {channel} jumps by {missing}"),
+        Event::Live => log::info!("{id}: live, {generation}"),
+        Event::Rejected { channel, reason } => log::warn!("{id}: {channel} was refused: {reason}"),
+        Event::ChannelSilent { channel, quiet } => log::warn!("{id}: no data of {channel} for {quiet:?}, subscribing anew"),
+        Event::Unmatched { id: call, .. } => log::debug!("{id}: a reply to no call that waits, {call}"),
+        Event::Request { id: call, .. } => log::debug!("{id}: the venue asks something, {call}"),
+        Event::Notice(_) => log::info!("{id}: the venue tells of itself"),
         Event::Closed { cause: Some(cause) } => log::error!("{id}: closed: {cause}"),
         Event::Closed { cause: None } => log::info!("{id}: closed"),
         Event::Message(_) => {}

@@ -57,6 +57,20 @@ impl Heartbeat {
         self.rtt
     }
 
+    /// Takes an answer without a number: it answers the latest ping, and with it the earlier ones.
+    pub(crate) fn prove(&mut self, now: Instant) -> Option<Duration> {
+        let latest = self.outstanding.drain(..).next_back()?;
+        self.rtt = Some(now.saturating_duration_since(latest.sent));
+        self.rtt
+    }
+
+    /// Excuses the latest ping: it has not left yet.
+    pub(crate) fn excuse(&mut self) {
+        if let Some(latest) = self.outstanding.back_mut() {
+            latest.judged = true;
+        }
+    }
+
     /// Judges pings whose patience is over. A byte heard since the ping excuses a missing pong unless `strict`.
     pub(crate) fn judge(&mut self, now: Instant, patience: Duration, strict: bool, heard: Instant) -> Verdict {
         for ping in self.outstanding.iter_mut().filter(|ping| !ping.judged) {

@@ -1,41 +1,55 @@
 //! The life of one logical connection, as a pure state machine over inputs and `now`.
 //!
 //! The reactor feeds inputs (`handle_…`) and drains what they ask for with [`Session::take_actions`]; callers only record wishes
-//! (`wish_…`) and look. A repeated or early timeout is harmless, and `now` never runs backwards: it is clamped to the latest seen.
+//! (`wish_…`), register and withdraw calls, and look. A repeated or early timeout is harmless, and `now` never runs backwards: it is
+//! clamped to the latest seen.
+//!
+//! What a connection says to the venue on its own account, the login and the subscriptions, is the [`dialogue`]'s; a login is the last
+//! phase of a dial here.
 //!
 //! ```text
-//!   Connecting ── opened ──► Open ── lost ──► Connecting (at once) or Waiting
+//!   Connecting ── opened, logged in ──► Open ── lost ──► Connecting (at once) or Waiting
 //!   Connecting ── failed ──► Waiting ── Timer::Redial ──► Connecting
 //!   Open ── close wished ──► Closing ── peer's Close, lost or Timer::Close ──► Closed
 //!   any ── close wished, no attempts left, or a fatal first failure ──► Closed
 //! ```
 
 mod backoff;
+pub(crate) mod calls;
+pub(crate) mod dialogue;
 mod heartbeat;
+mod subscriptions;
 #[cfg(test)]
 mod tests;
 mod timers;
 
+use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::backoff::Backoff;
+use self::calls::{Call, Calls, Registered};
 use self::heartbeat::{Heartbeat, Verdict};
 use self::timers::{Timer, Timers};
 use crate::config::Config;
+use crate::dialect::Id;
 use crate::error::{Error, Phase};
-use crate::event::{Event, Generation, State};
+use crate::event::{Event, Generation, Standing, State};
+use crate::ticket::Ticket;
 
 /// The longest pause a server may impose with `Retry-After`. Bans of venues last minutes; a longer demand is more likely a mistake, and
 /// one attempt an hour is no burden.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
-/// The state of one logical connection across its wires.
+/// The state of one logical connection across its wires. `W` is whom to tell of the end of a call.
 #[derive(Debug)]
-pub struct Session {
+pub struct Session<W = ()> {
     config: Arc<Config>,
+    /// Never `Live`, which is `Open` and `is_live`.
     state: State,
+    /// Every wanted channel is confirmed.
+    is_live: bool,
     generation: Generation,
     /// Dials since the last wire that proved stable, since the first, or since a wish for another.
     attempt: u32,
@@ -52,6 +66,11 @@ pub struct Session {
     blocked: bool,
     /// What the server chose on the latest wire.
     subprotocol: Option<Arc<str>>,
+    calls: Calls<W>,
+    /// The round trip of the latest call that was answered.
+    call_rtt: Option<Duration>,
+    /// What callers may know of the channels.
+    standings: BTreeMap<Arc<str>, Standing>,
     wishes: Wishes,
     actions: Vec<Action>,
     /// Why the session ended; `None` inside if the program closed it.
@@ -88,13 +107,14 @@ struct Wishes {
     reconnect: bool,
 }
 
-impl Session {
+impl<W> Session<W> {
     /// A session that has not begun. The config must be valid.
     pub fn new(config: Arc<Config>, seed: u64, now: Instant) -> Self {
         let backoff = Backoff::new(config.base_delay, config.max_backoff, config.jitter, config.seed.unwrap_or(seed));
         Self {
             config,
             state: State::Connecting,
+            is_live: false,
             generation: Generation::default(),
             attempt: 0,
             phase: Phase::Resolve,
@@ -106,6 +126,9 @@ impl Session {
             heard_data: now,
             blocked: false,
             subprotocol: None,
+            calls: Calls::default(),
+            call_rtt: None,
+            standings: BTreeMap::new(),
             wishes: Wishes::default(),
             actions: Vec::new(),
             end: None,
@@ -131,12 +154,56 @@ impl Session {
         self.wishes.reconnect = true;
     }
 
+    /// Registers a call before its request is sent; returns the wire it must be sent on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Duplicate`], [`Error::TooManyCalls`]; [`Error::NotConnected`] without an open wire.
+    pub fn register(
+        &mut self,
+        now: Instant,
+        id: Id,
+        deadline: Instant,
+        waiter: W,
+        ticket: Arc<Ticket>,
+    ) -> Result<(Generation, Registered), Error> {
+        let now = self.clamp(now);
+        match self.state() {
+            State::Open | State::Live => {}
+            State::Closing | State::Closed => return Err(Error::Closed),
+            State::Connecting | State::Waiting => return Err(Error::NotConnected),
+        }
+        let registered = self.calls.register(now, id, deadline, waiter, ticket, self.config.calls_max)?;
+        Ok((self.generation, registered))
+    }
+
+    /// Takes a call back, if it still waits.
+    pub fn withdraw(&mut self, id: &Id, token: u64) -> Option<Call<W>> {
+        self.calls.withdraw(id, token)
+    }
+
+    /// How many calls wait for their replies.
+    pub fn calls_pending(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// The round trip of the latest call that was answered.
+    pub fn call_rtt(&self) -> Option<Duration> {
+        self.call_rtt
+    }
+
+    /// What is known of the channels that are wanted.
+    pub fn standings(&self) -> &BTreeMap<Arc<str>, Standing> {
+        &self.standings
+    }
+
     /// Where the connection stands, wishes included: after [`wish_reconnect`](Self::wish_reconnect) the old wire no longer counts.
     pub fn state(&self) -> State {
         match self.state {
             State::Closed => State::Closed,
             _ if self.wishes.close.is_some() => State::Closing,
             State::Open | State::Waiting if self.wishes.reconnect => State::Connecting,
+            State::Open if self.is_live => State::Live,
             state => state,
         }
     }
@@ -179,9 +246,43 @@ impl Session {
         self.dial();
     }
 
-    /// Something was read from the wire.
-    pub fn handle_receive(&mut self, now: Instant) {
+    /// Something was read from the wire. Returns whether calls wait for replies that may be in it.
+    pub fn handle_receive(&mut self, now: Instant) -> bool {
         self.heard = self.clamp(now);
+        self.calls.len() > 0
+    }
+
+    /// A reply came; returns the call it answers and how long that took.
+    pub fn handle_reply(&mut self, now: Instant, id: &Id) -> Option<(Call<W>, Duration)> {
+        let now = self.clamp(now);
+        let call = self.calls.remove(id)?;
+        let rtt = now.saturating_duration_since(call.began);
+        self.call_rtt = Some(rtt);
+        Some((call, rtt))
+    }
+
+    /// Removes calls whose deadline has come, a limited number at a time; what is left is due at once.
+    pub fn take_expired(&mut self, now: Instant) -> Vec<Call<W>> {
+        let now = self.clamp(now);
+        self.calls.expire(now)
+    }
+
+    /// Removes the calls whose wire is gone.
+    pub fn take_calls(&mut self) -> BTreeMap<Id, Call<W>> {
+        self.calls.take()
+    }
+
+    /// A channel's standing has changed; `None` if nobody wants it any more.
+    pub fn handle_standing(&mut self, channel: Arc<str>, standing: Option<Standing>) {
+        match standing {
+            Some(standing) => self.standings.insert(channel, standing),
+            None => self.standings.remove(&channel),
+        };
+    }
+
+    /// Every wanted channel is confirmed, or not any more.
+    pub fn handle_live(&mut self, is_live: bool) {
+        self.is_live = is_live;
     }
 
     /// What was read contained a data message.
@@ -193,6 +294,17 @@ impl Session {
     pub fn handle_pong(&mut self, now: Instant, payload: &[u8]) -> Option<Duration> {
         let now = self.clamp(now);
         self.heartbeat.pong(now, payload)
+    }
+
+    /// The venue has answered a heartbeat of ours that has no number: it proves all that were sent.
+    pub fn handle_proof(&mut self, now: Instant) -> Option<Duration> {
+        let now = self.clamp(now);
+        self.heartbeat.prove(now)
+    }
+
+    /// The rate limit holds the latest ping back, so nothing can be concluded if its pong stays away.
+    pub fn handle_ping_held(&mut self) {
+        self.heartbeat.excuse();
     }
 
     /// Reading was stopped because the inbox is full, or resumed. Meanwhile nothing can be heard, so nothing is concluded from silence.
@@ -223,7 +335,18 @@ impl Session {
         }
     }
 
-    /// A wire of this generation is up, with the subprotocol the server chose.
+    /// The limit on dials allows the next one only later. It has not begun and does not count.
+    pub fn handle_dial_throttled(&mut self, now: Instant, wait: Duration) {
+        self.clamp(now);
+        if self.state == State::Connecting {
+            self.emit(Event::DialFailed { attempt: self.attempt, cause: Error::Throttled { wait }, redial_in: Some(wait) });
+            self.attempt = self.attempt.saturating_sub(1);
+            // Looked at again within the hour, however long the limit is.
+            self.redial_in(wait.min(RETRY_AFTER_MAX));
+        }
+    }
+
+    /// A wire of this generation is up and logged in, with the subprotocol the server chose.
     pub fn handle_opened(&mut self, now: Instant, generation: Generation, subprotocol: Option<Arc<str>>) {
         let now = self.clamp(now);
         if self.state != State::Connecting {
@@ -235,6 +358,7 @@ impl Session {
             self.backoff.reset();
         }
         self.state = State::Open;
+        self.is_live = false;
         // Who asked for a new wire while it was dialled has it.
         self.wishes.reconnect = false;
         self.generation = generation;
@@ -253,7 +377,7 @@ impl Session {
     pub fn handle_lost(&mut self, now: Instant, cause: Error) {
         self.clamp(now);
         match self.state {
-            State::Open => self.lose(cause),
+            State::Open | State::Live => self.lose(cause),
             State::Closing => self.finish(None),
             State::Connecting | State::Waiting | State::Closed => {}
         }
@@ -272,7 +396,7 @@ impl Session {
         let now = self.clamp(now);
         if let Some((code, reason)) = self.wishes.close.take() {
             match self.state {
-                State::Open => {
+                State::Open | State::Live => {
                     self.state = State::Closing;
                     self.timers.clear();
                     self.timers.set(Timer::Close, now + self.config.close_timeout);
@@ -283,7 +407,7 @@ impl Session {
             }
         } else if mem::take(&mut self.wishes.reconnect) {
             match self.state {
-                State::Open => {
+                State::Open | State::Live => {
                     // Until the wire is dropped it no longer counts.
                     self.wishes.reconnect = true;
                     self.actions.push(Action::Hangup(Error::Replaced));
@@ -294,7 +418,7 @@ impl Session {
         }
     }
 
-    /// Time has passed.
+    /// Time has passed. Calls expire by [`take_expired`](Self::take_expired).
     pub fn handle_timeout(&mut self, now: Instant) {
         let now = self.clamp(now);
         while let Some(timer) = self.timers.take_due(now) {
@@ -312,7 +436,7 @@ impl Session {
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called next.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.timers.next()
+        [self.timers.next(), self.calls.alarm()].into_iter().flatten().min()
     }
 
     /// Takes what is to be done, in order. Call after every input.

@@ -114,21 +114,15 @@ pub fn encode(opcode: OpCode, key: [u8; 4], payload: &[u8], out: &mut Vec<u8>) {
     mask(&mut out[start..], key);
 }
 
-/// Appends a masked Close frame. Without a code its payload is empty, whatever the reason (RFC 6455 §5.5.1); a reason of more than 123
-/// bytes is cut between two characters.
-pub fn encode_close(code: Option<u16>, reason: &str, key: [u8; 4], out: &mut Vec<u8>) {
-    let mut payload = [0; CONTROL_MAX];
-    let mut length = 0;
-    if let Some(code) = code {
-        let mut cut = reason.len().min(CONTROL_MAX - 2);
-        while !reason.is_char_boundary(cut) {
-            cut -= 1;
-        }
-        length = 2 + cut;
-        payload[..2].copy_from_slice(&code.to_be_bytes());
-        payload[2..length].copy_from_slice(&reason.as_bytes()[..cut]);
+/// The payload of a Close frame. Without a code it is empty, whatever the reason (RFC 6455 §5.5.1); a reason of more than 123 bytes is
+/// cut between two characters.
+pub fn close_payload(code: Option<u16>, reason: &str) -> Vec<u8> {
+    let Some(code) = code else { return Vec::new() };
+    let mut cut = reason.len().min(CONTROL_MAX - 2);
+    while !reason.is_char_boundary(cut) {
+        cut -= 1;
     }
-    encode(OpCode::Control(Control::Close), key, &payload[..length], out);
+    [&code.to_be_bytes(), &reason.as_bytes()[..cut]].concat()
 }
 
 /// The longest payload of a control frame (RFC 6455 §5.5).
@@ -286,13 +280,6 @@ mod tests {
         let violation = parse_header(input).unwrap_err();
         assert_eq!(violation.code, 1002);
         violation.reason
-    }
-
-    fn close_payload(code: Option<u16>, reason: &str) -> Vec<u8> {
-        let mut out = Vec::new();
-        encode_close(code, reason, KEY, &mut out);
-        assert_eq!(out[..6], [&[0x88, 0x80 | (out.len() - 6) as u8], &KEY[..]].concat());
-        unmasked(&out[6..])
     }
 
     fn unmasked(payload: &[u8]) -> Vec<u8> {

@@ -131,7 +131,7 @@ pub(crate) fn line(event: &Event) -> String {
             Some(text) => format!("text {text}"),
             None => format!("binary {:?}", message.bytes()),
         },
-        Event::Gap { dropped } => format!("gap of {dropped}"),
+        Event::Gap { missing: dropped, .. } => format!("gap of {dropped}"),
         Event::Unsent { messages, bytes } => format!("{messages} messages unsent, {bytes} bytes"),
         Event::Lost { cause, redial_in } => format!("lost, {}: {cause}", again(redial_in)),
         Event::Closed { cause: Some(cause) } => format!("closed: {cause}"),
