@@ -677,45 +677,13 @@ fn give_back(buffer: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+    use crate::governor::RateLimit;
 
-    /// A socket whose buffer takes `room` bytes.
-    #[derive(Debug, Default)]
-    struct Socket {
-        taken: Vec<u8>,
-        room: usize,
-        broken: bool,
-    }
-
-    impl Write for Socket {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            if self.broken {
-                return Err(io::ErrorKind::BrokenPipe.into());
-            }
-            let count = bytes.len().min(self.room);
-            if count == 0 {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            self.room -= count;
-            self.taken.extend_from_slice(&bytes[..count]);
-            Ok(count)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn open(room: usize, unsent_max: usize) -> Out<Socket> {
-        let mut out = Out::new(unsent_max, None, Instant::now);
-        out.open(Generation::default().next(), Socket { room, ..Socket::default() }, None);
-        out.ready();
-        out
-    }
-
-    fn message(payload: &[u8]) -> Outgoing<'_> {
-        Outgoing { payload, ..Outgoing::text("") }
-    }
+    const SEC: Duration = Duration::from_secs(1);
+    const MS: Duration = Duration::from_millis(1);
 
     #[test]
     fn without_a_wire_nothing_is_accepted() {
@@ -747,7 +715,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(out.send(message(b"0123")).unwrap(), Sent::Buffered);
         }
-        out.stream.as_mut().unwrap().room = 12;
+        give(&mut out, 12);
         out.flush().unwrap();
         let remains = out.end();
         assert_eq!((remains.messages, remains.bytes), (2, 15), "10 of the first and 5 of the second left");
@@ -773,11 +741,9 @@ mod tests {
         for newer in [b"c", b"d", b"e"] {
             out.pong([&newer[..]].into_iter()).unwrap();
         }
-        out.stream.as_mut().unwrap().room = 1000;
+        give(&mut out, 1000);
         out.flush().unwrap();
-        let taken = &out.stream.as_ref().unwrap().taken;
-        let payloads: Vec<u8> = taken.chunks(7).map(|frame| frame[6] ^ frame[2]).collect();
-        assert_eq!(payloads, b"abe");
+        assert_eq!(said(&out), ["pong a", "pong b", "pong e"]);
     }
 
     #[test]
@@ -794,5 +760,757 @@ mod tests {
         let mut out = open(1 << 20, 0);
         out.send(message(&[0; 100_000])).unwrap();
         assert!(out.buffer.capacity() <= KEPT_CAPACITY);
+    }
+
+    // Phases.
+
+    #[test]
+    fn during_a_login_only_the_connection_itself_may_speak() {
+        let mut out = Out::new(1000, None, now);
+        out.open(Generation::default().next(), socket(1000), None);
+        assert!(matches!(out.send(message(b"order")), Err(Error::NotConnected)));
+        assert!(matches!(out.send(Outgoing { queue_max: 9, lane: Lane::Urgent, ..message(b"order") }), Err(Error::NotConnected)));
+        assert_eq!(out.send(own(Lane::Control, b"login")).unwrap(), Sent::Written);
+        out.ready();
+        assert_eq!(out.send(message(b"order")).unwrap(), Sent::Written);
+        assert_eq!(said(&out), ["login", "order"]);
+    }
+
+    #[test]
+    fn during_a_login_pings_are_answered_and_none_is_sent() {
+        let mut out = Out::new(1000, None, now);
+        out.open(Generation::default().next(), socket(1000), None);
+        out.pong([&b"1"[..]].into_iter()).unwrap();
+        assert!(out.ping(b"2").unwrap());
+        out.close(None, "").unwrap();
+        assert_eq!(said(&out), ["pong 1", "close "]);
+    }
+
+    #[test]
+    fn each_wire_begins_with_a_login() {
+        let mut out = open(1000, 1000);
+        out.end();
+        out.ready();
+        assert!(matches!(out.send(own(Lane::Control, b"login")), Err(Error::NotConnected)), "there is no wire");
+        out.open(out.generation().next(), socket(1000), None);
+        assert!(matches!(out.send(message(b"order")), Err(Error::NotConnected)));
+    }
+
+    #[test]
+    fn a_login_that_succeeds_after_the_close_frame_lets_nothing_pass() {
+        let mut out = Out::new(1000, None, now);
+        out.open(Generation::default().next(), socket(1000), None);
+        out.close(Some(1000), "").unwrap();
+        out.ready();
+        assert!(matches!(out.send(message(b"order")), Err(Error::NotConnected)));
+        assert!(matches!(out.send(own(Lane::Control, b"login")), Err(Error::NotConnected)));
+    }
+
+    #[test]
+    #[should_panic(expected = "what the last wire left unsent would be lost")]
+    fn a_wire_that_was_not_given_up_is_not_replaced() {
+        let mut out = open(1000, 1000);
+        out.open(out.generation().next(), socket(1000), None);
+    }
+
+    // Lanes.
+
+    #[test]
+    fn what_waits_leaves_by_lane_and_in_a_lane_by_age() {
+        let mut out = spent(2, 0);
+        for (lane, text) in
+            [(Lane::Restore, b"1"), (Lane::Normal, b"2"), (Lane::Urgent, b"3"), (Lane::Control, b"4"), (Lane::Normal, b"5")]
+        {
+            let is_own = matches!(lane, Lane::Control | Lane::Restore);
+            assert_eq!(out.send(Outgoing { is_own, ..queued(&out, lane, text) }).unwrap(), Sent::Queued);
+        }
+        let t0 = now();
+        assert_eq!((out.flush().unwrap(), said(&out).len()), (Some(t0 + SEC), 0));
+        let rest: Vec<_> = (1..=3)
+            .map(|_| {
+                pass(SEC);
+                let next = out.flush().unwrap().map(|next| next - t0);
+                (next, said(&out).join(""))
+            })
+            .collect();
+        assert_eq!(rest, [(Some(2 * SEC), "43".into()), (Some(3 * SEC), "4325".into()), (None, "43251".into())]);
+    }
+
+    #[test]
+    fn a_frame_passes_those_of_lower_lanes_only() {
+        for waiting in LANES {
+            for sending in LANES {
+                let mut out = spent(1, 0);
+                out.send(queued(&out, waiting, b"first")).unwrap();
+                pass(SEC);
+                let sent = out.send(queued(&out, sending, b"second")).unwrap();
+                assert_eq!(sent == Sent::Written, sending < waiting, "{sending:?} while {waiting:?} waits: {sent:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_that_may_not_pass_takes_nothing_from_the_limit() {
+        let mut out = spent(1, 0);
+        out.send(queued(&out, Lane::Normal, b"first")).unwrap();
+        pass(SEC);
+        assert!(matches!(out.send(costing(&out, 1, b"second")), Err(Error::Throttled { .. })));
+        assert_eq!(available(&out), 1);
+        assert_eq!(out.flush().unwrap(), None);
+        assert_eq!(said(&out), ["first"]);
+    }
+
+    #[test]
+    fn unsent_bytes_are_passed_by_nobody() {
+        let mut out = limited(9, 0, 3, 1000);
+        for (lane, text) in [(Lane::Restore, b"r"), (Lane::Normal, b"n"), (Lane::Urgent, b"u"), (Lane::Control, b"c")] {
+            assert_eq!(out.send(queued(&out, lane, text)).unwrap(), Sent::Buffered);
+        }
+        give(&mut out, 1000);
+        out.flush().unwrap();
+        assert_eq!(said(&out), ["r", "n", "u", "c"]);
+    }
+
+    #[test]
+    fn what_is_reserved_serves_control_and_urgent_only() {
+        for (lane, passes) in LANES.into_iter().zip([true, true, false, false]) {
+            let mut out = limited(2, 1, 1000, 1000);
+            out.send(costing(&out, 1, b"first")).unwrap();
+            assert_eq!(out.send(Outgoing { lane, ..costing(&out, 1, b"second") }).is_ok(), passes, "{lane:?}");
+            // The same when it has waited.
+            let mut out = limited(2, 1, 1000, 1000);
+            out.send(queued(&out, Lane::Control, b"first")).unwrap();
+            out.send(queued(&out, Lane::Control, b"first")).unwrap();
+            out.send(queued(&out, lane, b"waited")).unwrap();
+            pass(SEC);
+            let other = out.governor.clone().unwrap();
+            other.reserve(now(), &cost(&out, 1), true).unwrap();
+            out.flush().unwrap();
+            assert_eq!(said(&out).contains(&"waited".into()), passes, "{lane:?}");
+        }
+    }
+
+    // Refusals.
+
+    #[test]
+    fn a_refusal_says_exactly_how_long_to_wait() {
+        let mut out = spent(2, 0);
+        pass(300 * MS);
+        assert!(matches!(out.send(costing(&out, 1, b"x")), Err(Error::Throttled { wait }) if wait == 700 * MS));
+        pass(700 * MS);
+        assert_eq!(out.send(costing(&out, 1, b"x")).unwrap(), Sent::Written);
+    }
+
+    #[test]
+    fn who_waits_behind_others_waits_as_long_as_the_first_of_them() {
+        let mut out = spent(2, 0);
+        out.send(queued(&out, Lane::Normal, b"first")).unwrap();
+        pass(300 * MS);
+        // Of the two that the limit gives again the first takes one.
+        assert!(matches!(out.send(costing(&out, 1, b"x")), Err(Error::Throttled { wait }) if wait == 700 * MS));
+        pass(800 * MS);
+        let wait = Duration::from_micros(1);
+        assert!(matches!(out.send(costing(&out, 1, b"x")), Err(Error::Throttled { wait: told }) if told == wait));
+    }
+
+    #[test]
+    fn a_free_frame_waits_behind_others_until_the_limit_lets_them_pass() {
+        let mut out = spent(2, 0);
+        out.send(queued(&out, Lane::Normal, b"first")).unwrap();
+        pass(300 * MS);
+        assert!(matches!(out.send(costing(&out, 0, b"x")), Err(Error::Throttled { wait }) if wait == 700 * MS));
+    }
+
+    #[test]
+    fn what_costs_more_than_the_limit_is_a_mistake_and_takes_nothing() {
+        let mut out = limited(3, 1, 1000, 1000);
+        let refusal = |out: &mut Out<Socket>, lane, cost| {
+            let sent = out.send(Outgoing { lane, queue_max: 9, ..costing(out, cost, b"x") });
+            let Err(Error::Config { setting: "rate_limit", reason }) = sent else { panic!("{sent:?}") };
+            reason
+        };
+        assert_eq!(&*refusal(&mut out, Lane::Normal, 3), "the message costs 3, the limit allows 2");
+        assert_eq!(&*refusal(&mut out, Lane::Urgent, 4), "the message costs 4, the limit allows 3");
+        assert_eq!((available(&out), out.waiting(), said(&out).len()), (2, 0, 0));
+    }
+
+    #[test]
+    fn only_so_many_messages_of_callers_wait() {
+        let mut out = spent(1, 0);
+        let queue = |out: &mut Out<Socket>, lane| out.send(Outgoing { queue_max: 2, ..queued(out, lane, b"x") });
+        for _ in 0..3 {
+            out.send(Outgoing { is_own: true, ..queued(&out, Lane::Restore, b"own") }).unwrap();
+        }
+        assert_eq!(queue(&mut out, Lane::Normal).unwrap(), Sent::Queued);
+        assert_eq!(queue(&mut out, Lane::Urgent).unwrap(), Sent::Queued);
+        for lane in [Lane::Normal, Lane::Urgent] {
+            assert!(matches!(queue(&mut out, lane), Err(Error::QueueFull { waiting: 2 })));
+        }
+        assert_eq!((out.waiting(), out.waiting.len()), (2, 5));
+    }
+
+    #[test]
+    fn only_so_many_answers_wait_and_subscriptions_do_not_count() {
+        let mut out = spent(1, 0);
+        for _ in 0..20 {
+            out.send(Outgoing { is_own: true, ..queued(&out, Lane::Restore, b"subscribe") }).unwrap();
+        }
+        for _ in 0..ANSWERS_MAX {
+            out.send(Outgoing { is_own: true, ..queued(&out, Lane::Control, b"answer") }).unwrap();
+        }
+        let refused = out.send(Outgoing { is_own: true, ..queued(&out, Lane::Control, b"answer") });
+        assert!(matches!(refused, Err(Error::QueueFull { waiting: ANSWERS_MAX })));
+    }
+
+    #[test]
+    fn a_callers_ping_does_not_wait() {
+        let mut out = spent(1, 0);
+        let ping = Outgoing { opcode: OpCode::Control(Control::Ping), ..queued(&out, Lane::Normal, b"x") };
+        assert!(matches!(out.send(ping), Err(Error::Throttled { wait: SEC })));
+    }
+
+    #[test]
+    fn a_message_that_finds_no_room_gives_back_what_it_reserved() {
+        let mut out = limited(9, 0, 3, 0);
+        out.send(costing(&out, 1, b"first")).unwrap();
+        assert!(matches!(out.send(queued(&out, Lane::Normal, b"second")), Err(Error::Full { unsent: 8 })));
+        assert_eq!((available(&out), out.waiting()), (8, 0));
+    }
+
+    #[test]
+    fn a_message_for_another_wire_costs_nothing() {
+        let mut out = limited(9, 0, 1000, 1000);
+        let refused = out.send(Outgoing { expected: Some(out.generation().next()), ..costing(&out, 1, b"x") });
+        assert!(matches!(refused, Err(Error::Stale { .. })));
+        assert_eq!(available(&out), 9);
+    }
+
+    // Tickets.
+
+    #[test]
+    fn a_ticket_is_sent_once_the_kernel_took_the_last_byte() {
+        for limit in [None, Some(9)] {
+            let mut out = wire(limit, 0, 0, 1000);
+            let (first, second) = (Arc::default(), Arc::default());
+            out.send(Outgoing { ticket: Some(&first), ..message(b"first") }).unwrap();
+            out.send(Outgoing { ticket: Some(&second), ..message(b"second") }).unwrap();
+            let steps = [0, 10, 1, 11, 1].map(|room| {
+                give(&mut out, room);
+                out.flush().unwrap();
+                [&first, &second].map(|ticket: &Arc<Ticket>| (ticket.may_arrive(), ticket.is_sent()))
+            });
+            let (begun, sent) = ((true, false), (true, true));
+            assert_eq!(steps, [[begun, begun], [begun, begun], [sent, begun], [sent, begun], [sent, sent]]);
+        }
+    }
+
+    #[test]
+    fn a_ticket_is_not_sent_on_a_wire_that_fails() {
+        let mut out = limited(9, 0, 13, 1000);
+        let (whole, cut, last) = (Arc::default(), Arc::default(), Arc::default());
+        out.send(Outgoing { ticket: Some(&whole), ..message(b"whole") }).unwrap();
+        out.send(Outgoing { ticket: Some(&cut), ..message(b"cut") }).unwrap();
+        out.stream.as_mut().unwrap().broken = true;
+        assert!(out.flush().is_err());
+        assert!(out.send(Outgoing { ticket: Some(&last), ..message(b"last") }).is_err());
+        give(&mut out, 1000);
+        out.stream.as_mut().unwrap().broken = false;
+        assert_eq!(out.flush().unwrap(), None);
+        out.end();
+        let tickets: [&Arc<Ticket>; 3] = [&whole, &cut, &last];
+        assert_eq!(tickets.map(|ticket| (ticket.may_arrive(), ticket.is_sent())), [(true, true), (true, false), (false, false)]);
+    }
+
+    #[test]
+    fn bytes_that_left_before_a_failure_are_sent() {
+        let mut out = limited(9, 0, 0, 1000);
+        let (whole, cut) = (Arc::default(), Arc::default());
+        out.send(Outgoing { ticket: Some(&whole), ..message(b"whole") }).unwrap();
+        out.send(Outgoing { ticket: Some(&cut), ..message(b"cut") }).unwrap();
+        give(&mut out, 12);
+        out.stream.as_mut().unwrap().breaks_when_full = true;
+        assert!(out.flush().is_err());
+        assert_eq!((whole.is_sent(), cut.is_sent()), (true, false));
+    }
+
+    #[test]
+    fn a_message_taken_back_while_it_waits_does_not_leave_and_costs_nothing() {
+        let mut out = spent(2, 0);
+        let ticket = Arc::default();
+        out.send(Outgoing { ticket: Some(&ticket), ..queued(&out, Lane::Normal, b"taken back") }).unwrap();
+        out.send(queued(&out, Lane::Normal, b"next")).unwrap();
+        assert!(ticket.withdraw());
+        pass(SEC);
+        assert_eq!(out.flush().unwrap(), None);
+        assert_eq!((said(&out), available(&out), ticket.may_arrive()), (vec!["next".to_owned()], 1, false));
+    }
+
+    #[test]
+    fn a_message_taken_back_before_it_is_sent_does_not_leave_and_costs_nothing() {
+        for limit in [None, Some(9)] {
+            let mut out = wire(limit, 0, 1000, 1000);
+            let ticket = Arc::default();
+            Ticket::withdraw(&ticket);
+            out.send(Outgoing { ticket: Some(&ticket), costs: cost(&out, 1), ..message(b"x") }).unwrap();
+            assert_eq!((said(&out).len(), out.end().messages), (0, 0));
+            assert!(out.governor.as_ref().is_none_or(|governor| governor.status(now())[0].available == 9));
+        }
+    }
+
+    // Reservations.
+
+    #[test]
+    fn a_frame_counts_from_when_its_last_byte_has_left() {
+        let mut out = limited(1, 0, 0, 1000);
+        out.send(costing(&out, 1, b"x")).unwrap();
+        give(&mut out, 6);
+        out.flush().unwrap();
+        pass(5 * SEC);
+        assert_eq!(available(&out), 0, "reserved until then");
+        give(&mut out, 1);
+        out.flush().unwrap();
+        let free = [999 * MS, MS].map(|later| {
+            pass(later);
+            available(&out)
+        });
+        assert_eq!(free, [0, 1]);
+    }
+
+    #[test]
+    fn a_frame_counts_from_the_end_of_the_write_and_not_from_its_begin() {
+        for is_waiting in [false, true] {
+            let mut out = limited(1, 0, 1000, 1000);
+            if is_waiting {
+                out.pong([&b""[..]].into_iter()).unwrap();
+                out.send(queued(&out, Lane::Normal, b"x")).unwrap();
+                pass(SEC);
+            }
+            out.stream.as_mut().unwrap().delay = 300 * MS;
+            let sent = if is_waiting { out.flush().map(|_| ()) } else { out.send(costing(&out, 1, b"x")).map(|_| ()) };
+            sent.unwrap();
+            let free = [999 * MS, MS].map(|later| {
+                pass(later);
+                available(&out)
+            });
+            assert_eq!((free, said(&out).pop().unwrap()), ([0, 1], "x".into()));
+        }
+    }
+
+    #[test]
+    fn of_a_wire_that_ends_only_frames_that_had_begun_to_leave_count() {
+        for (room, left) in [(0, 2), (1, 1), (6, 1), (7, 1), (8, 0), (13, 0), (14, 0)] {
+            let mut out = limited(2, 0, room, 1000);
+            out.send(costing(&out, 1, b"1")).unwrap();
+            out.send(costing(&out, 1, b"2")).unwrap();
+            out.end();
+            assert_eq!(available(&out), left, "after {room} bytes");
+            pass(SEC);
+            assert_eq!(available(&out), 2, "nothing stays reserved");
+        }
+    }
+
+    #[test]
+    fn what_waits_when_the_wire_ends_has_reserved_nothing() {
+        let mut out = spent(1, 0);
+        out.send(queued(&out, Lane::Normal, b"x")).unwrap();
+        pass(SEC);
+        out.end();
+        assert_eq!(available(&out), 1);
+    }
+
+    #[test]
+    fn control_frames_count_too() {
+        let mut out = limited(9, 0, 1000, 1000);
+        assert!(out.ping(b"1").unwrap());
+        out.pong([&b"2"[..], b"3"].into_iter()).unwrap();
+        out.close(Some(1000), "").unwrap();
+        assert_eq!(available(&out), 5);
+        pass(SEC);
+        assert_eq!(available(&out), 9);
+    }
+
+    // The end.
+
+    #[test]
+    fn what_waits_dies_with_its_wire_and_is_counted() {
+        let mut out = limited(1, 0, 5, 1000);
+        out.send(costing(&out, 1, b"123456")).unwrap();
+        let (waits, taken_back) = (Arc::default(), Arc::default());
+        out.send(Outgoing { ticket: Some(&waits), ..queued(&out, Lane::Normal, b"1234") }).unwrap();
+        out.send(Outgoing { ticket: Some(&taken_back), ..queued(&out, Lane::Normal, b"12") }).unwrap();
+        out.send(Outgoing { is_own: true, ..queued(&out, Lane::Restore, b"subscribe") }).unwrap();
+        assert!(!out.ping(b"ping").unwrap());
+        Ticket::withdraw(&taken_back);
+        let remains = out.end();
+        assert_eq!((remains.messages, remains.bytes), (2, 7 + 4), "7 of 12 of the first, and the second");
+        assert!(!Ticket::begin(&waits), "nobody sends it any more");
+        assert_eq!((out.waiting(), out.is_held(), out.unsent()), (0, false, 0));
+        pass(SEC);
+        out.open(out.generation().next(), socket(1000), None);
+        out.ready();
+        assert_eq!((out.flush().unwrap(), said(&out).len()), (None, 0));
+    }
+
+    #[test]
+    fn the_connections_own_frames_are_missed_by_nobody() {
+        for limit in [None, Some(9)] {
+            let mut out = wire(limit, 0, 3, 1000);
+            out.send(own(Lane::Control, b"login")).unwrap();
+            out.ping(b"x").unwrap();
+            let remains = out.end();
+            assert_eq!((remains.messages, remains.bytes), (0, 8 + 7));
+        }
+    }
+
+    #[test]
+    fn a_callers_ping_is_no_message() {
+        let mut out = open(3, 1000);
+        out.send(Outgoing { opcode: OpCode::Control(Control::Ping), ..message(b"x") }).unwrap();
+        assert_eq!(out.end().messages, 0);
+    }
+
+    #[test]
+    fn the_next_wire_owes_nothing_of_the_last() {
+        let mut out = spent(1, 0);
+        out.send(queued(&out, Lane::Normal, b"x")).unwrap();
+        out.pong([&b"x"[..]].into_iter()).unwrap();
+        out.close(Some(1000), "").unwrap();
+        assert_eq!(out.end().messages, 1);
+        out.open(out.generation().next(), socket(1000), None);
+        let remains = out.end();
+        assert_eq!((remains.messages, remains.bytes, out.is_held()), (0, 0, false));
+    }
+
+    #[test]
+    #[ignore = "defect: counted as unsent though its sender was told that it did not leave"]
+    fn a_message_that_fails_with_its_wire_is_not_counted_besides() {
+        for limit in [None, Some(9)] {
+            for ticket in [None, Some(Arc::default())] {
+                let mut out = wire(limit, 0, 3, 1000);
+                out.stream.as_mut().unwrap().breaks_when_full = true;
+                assert!(matches!(out.send(Outgoing { ticket: ticket.as_ref(), ..message(b"x") }), Err(Error::Io(_))));
+                assert_eq!(out.end().messages, 0, "limit {limit:?}, ticket {ticket:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_that_fails_after_it_has_waited_is_counted() {
+        let mut out = spent(1, 0);
+        out.send(queued(&out, Lane::Normal, b"x")).unwrap();
+        pass(SEC);
+        out.stream.as_mut().unwrap().broken = true;
+        assert!(out.flush().is_err());
+        assert_eq!((out.end().messages, available(&out)), (1, 1));
+    }
+
+    // Closing.
+
+    #[test]
+    fn a_close_drops_what_waits_and_the_end_counts_it() {
+        let mut out = limited(1, 0, 3, 1000);
+        out.send(costing(&out, 1, b"begun")).unwrap();
+        let ticket = Arc::default();
+        out.send(Outgoing { ticket: Some(&ticket), ..queued(&out, Lane::Urgent, b"1234") }).unwrap();
+        out.send(Outgoing { is_own: true, ..queued(&out, Lane::Restore, b"subscribe") }).unwrap();
+        out.close(Some(1000), "").unwrap();
+        assert!(!ticket.may_arrive() && !ticket.begin());
+        assert_eq!(out.waiting(), 0);
+        give(&mut out, 1000);
+        pass(SEC);
+        out.flush().unwrap();
+        pass(SEC);
+        out.flush().unwrap();
+        assert_eq!(said(&out), ["begun", "close \u{3}\u{e8}"]);
+        let remains = out.end();
+        assert_eq!((remains.messages, remains.bytes), (1, 4));
+    }
+
+    #[test]
+    fn a_close_drops_the_pong_that_waits() {
+        let mut out = limited(9, 0, 3, 1000);
+        out.send(message(b"x")).unwrap();
+        out.pong([&b"late"[..]].into_iter()).unwrap();
+        out.close(None, "").unwrap();
+        give(&mut out, 1000);
+        out.flush().unwrap();
+        assert_eq!(said(&out), ["x", "close "]);
+    }
+
+    #[test]
+    fn a_close_waits_for_the_limit_and_is_the_last_frame_though() {
+        let mut out = spent(1, 0);
+        let t0 = now();
+        out.close(None, "").unwrap();
+        assert!(out.is_held());
+        assert_eq!(out.flush().unwrap(), Some(t0 + SEC));
+        pass(SEC);
+        assert!(matches!(out.send(queued(&out, Lane::Urgent, b"x")), Err(Error::NotConnected)));
+        assert!(matches!(out.send(own(Lane::Control, b"x")), Err(Error::NotConnected)));
+        out.pong([&b"x"[..]].into_iter()).unwrap();
+        assert!(out.ping(b"x").unwrap());
+        assert_eq!(out.flush().unwrap(), None);
+        pass(SEC);
+        out.flush().unwrap();
+        assert_eq!((said(&out), out.is_held()), (vec!["close ".to_owned()], false));
+    }
+
+    // Pings and pongs.
+
+    #[test]
+    fn a_ping_that_the_limit_holds_back_says_so_and_the_next_takes_its_place() {
+        let mut out = spent(2, 0);
+        out.send(Outgoing { is_own: true, ..queued(&out, Lane::Control, b"answer") }).unwrap();
+        assert_eq!([out.ping(b"1").unwrap(), out.ping(b"2").unwrap()], [false, false]);
+        pass(SEC);
+        out.flush().unwrap();
+        assert_eq!(said(&out), ["answer", "ping 2"]);
+    }
+
+    #[test]
+    fn a_ping_that_finds_no_room_is_left_out() {
+        for limit in [None, Some(9)] {
+            let mut out = wire(limit, 0, 3, 0);
+            out.send(message(b"x")).unwrap();
+            assert!(out.ping(b"y").unwrap());
+            give(&mut out, 1000);
+            out.flush().unwrap();
+            assert_eq!(said(&out), ["x"]);
+        }
+    }
+
+    #[test]
+    fn pongs_leave_as_far_as_the_limit_lets_them_and_then_the_newest_waits() {
+        let mut out = limited(2, 0, 1000, 1000);
+        out.pong([&b"1"[..], b"2", b"3", b"4"].into_iter()).unwrap();
+        out.pong([&b"5"[..]].into_iter()).unwrap();
+        assert!(out.is_held());
+        assert_eq!(said(&out), ["pong 1", "pong 2"]);
+        pass(SEC);
+        out.flush().unwrap();
+        assert_eq!((said(&out), out.is_held()), (vec!["pong 1".into(), "pong 2".into(), "pong 5".to_owned()], false));
+    }
+
+    #[test]
+    fn a_pong_that_has_waited_goes_before_newer_ones() {
+        let mut out = spent(2, 0);
+        out.pong([&b"1"[..]].into_iter()).unwrap();
+        pass(SEC);
+        out.pong([&b"2"[..]].into_iter()).unwrap();
+        assert_eq!(said(&out), ["pong 1", "pong 2"]);
+    }
+
+    #[test]
+    fn a_pong_that_waits_for_the_limit_goes_before_all_others() {
+        let mut out = spent(1, 0);
+        let t0 = now();
+        out.send(Outgoing { is_own: true, ..queued(&out, Lane::Control, b"answer") }).unwrap();
+        out.pong([&b"1"[..]].into_iter()).unwrap();
+        assert_eq!(out.flush().unwrap(), Some(t0 + SEC));
+        pass(SEC);
+        assert_eq!(out.flush().unwrap(), Some(t0 + 2 * SEC));
+        assert_eq!(said(&out), ["pong 1"]);
+    }
+
+    #[test]
+    fn who_sends_does_not_pass_a_pong_that_waits_for_the_limit() {
+        for lane in LANES {
+            let mut out = spent(2, 0);
+            out.pong([&b"1"[..]].into_iter()).unwrap();
+            pass(SEC);
+            assert_eq!(out.send(queued(&out, lane, b"2")).unwrap(), Sent::Queued);
+            out.flush().unwrap();
+            assert_eq!(said(&out), ["pong 1", "2"]);
+        }
+    }
+
+    #[test]
+    fn a_flush_says_when_the_limit_lets_more_pass_unless_the_kernel_is_full() {
+        let mut out = spent(2, 0);
+        let t0 = now();
+        out.send(queued(&out, Lane::Normal, b"1")).unwrap();
+        out.send(Outgoing { costs: cost(&out, 2), ..queued(&out, Lane::Normal, b"2") }).unwrap();
+        out.stream.as_mut().unwrap().room = 3;
+        assert_eq!(out.flush().unwrap(), Some(t0 + SEC));
+        pass(SEC);
+        assert_eq!(out.flush().unwrap(), None, "the edge says when");
+        give(&mut out, 1000);
+        pass(SEC);
+        assert_eq!(out.flush().unwrap(), Some(now() + SEC));
+    }
+
+    #[test]
+    #[ignore = "defect: the time at which a refused sender or a pong might go on stays, and the reactor spins from then on"]
+    fn a_flush_asks_for_no_other_once_nothing_waits() {
+        let mut out = spent(1, 0);
+        assert!(matches!(out.send(costing(&out, 1, b"x")), Err(Error::Throttled { .. })));
+        pass(SEC);
+        assert_eq!(out.flush().unwrap(), None, "after a refused sender");
+        let mut out = spent(1, 0);
+        out.pong([&b"x"[..]].into_iter()).unwrap();
+        pass(SEC);
+        assert_eq!((out.flush().unwrap(), out.is_held()), (None, false), "after a pong");
+    }
+
+    // The connection's own frames.
+
+    #[test]
+    fn own_frames_wait_for_a_full_kernel_and_keep_their_order() {
+        for limit in [None, Some(99)] {
+            let mut out = wire(limit, 0, 3, 0);
+            out.send(message(b"tail")).unwrap();
+            for text in [b"1", b"2", b"3"] {
+                assert_eq!(out.send(own(Lane::Restore, text)).unwrap(), Sent::Queued);
+            }
+            assert_eq!(out.send(own(Lane::Control, b"first")).unwrap(), Sent::Queued);
+            assert!(matches!(out.send(Outgoing { lane: Lane::Urgent, ..message(b"x") }), Err(Error::Full { .. })));
+            out.stream.as_mut().unwrap().room = 7 + 11 + 7;
+            out.flush().unwrap();
+            assert_eq!(said(&out), ["tail", "first", "1"]);
+            assert_eq!(out.send(own(Lane::Restore, b"4")).unwrap(), Sent::Queued);
+            give(&mut out, 1000);
+            out.flush().unwrap();
+            assert_eq!(said(&out).join(" "), "tail first 1 2 3 4");
+        }
+    }
+
+    #[test]
+    fn callers_do_not_wait_for_own_frames_without_a_limit() {
+        let mut out = wire(None, 0, 3, 0);
+        out.send(message(b"tail")).unwrap();
+        out.send(own(Lane::Control, b"answer")).unwrap();
+        give(&mut out, 1000);
+        out.write().unwrap();
+        assert_eq!(out.send(message(b"order")).unwrap(), Sent::Written);
+        out.flush().unwrap();
+        assert_eq!(said(&out), ["tail", "order", "answer"]);
+    }
+
+    // The bench.
+
+    /// A socket whose buffer takes `room` bytes.
+    #[derive(Debug, Default)]
+    struct Socket {
+        taken: Vec<u8>,
+        room: usize,
+        broken: bool,
+        breaks_when_full: bool,
+        /// How long a write takes.
+        delay: Duration,
+    }
+
+    impl Write for Socket {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            pass(self.delay);
+            let count = bytes.len().min(self.room);
+            if self.broken || (count == 0 && self.breaks_when_full) {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            if count == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.room -= count;
+            self.taken.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const LANES: [Lane; 4] = [Lane::Control, Lane::Urgent, Lane::Normal, Lane::Restore];
+
+    thread_local! {
+        static NOW: Cell<Instant> = Cell::new(Instant::now());
+    }
+
+    fn now() -> Instant {
+        NOW.get()
+    }
+
+    fn pass(by: Duration) {
+        NOW.set(NOW.get() + by);
+    }
+
+    fn socket(room: usize) -> Socket {
+        Socket { room, ..Socket::default() }
+    }
+
+    fn open(room: usize, unsent_max: usize) -> Out<Socket> {
+        wire(None, 0, room, unsent_max)
+    }
+
+    /// With a limit of so many frames a second.
+    fn limited(count: u32, reserved: u32, room: usize, unsent_max: usize) -> Out<Socket> {
+        wire(Some(count), reserved, room, unsent_max)
+    }
+
+    /// With a limit that was used up right now, by others.
+    fn spent(count: u32, reserved: u32) -> Out<Socket> {
+        let out = limited(count, reserved, 1000, 1000);
+        let (governor, costs) = (out.governor.as_ref().unwrap(), cost(&out, count));
+        governor.reserve(now(), &costs, true).unwrap();
+        governor.commit(now(), &costs);
+        out
+    }
+
+    fn wire(limit: Option<u32>, reserved: u32, room: usize, unsent_max: usize) -> Out<Socket> {
+        let limits: Vec<_> =
+            limit.into_iter().map(|count| RateLimit::window(count, SEC).margin(Duration::ZERO).reserved(reserved)).collect();
+        let mut out = Out::new(unsent_max, Governor::new(&limits, now()).unwrap(), now);
+        out.open(Generation::default().next(), socket(room), None);
+        out.ready();
+        out
+    }
+
+    fn cost(out: &Out<Socket>, cost: u32) -> Costs {
+        out.governor.as_ref().map_or_else(Costs::default, |governor| governor.costs(b"", || cost))
+    }
+
+    fn available(out: &Out<Socket>) -> u32 {
+        out.governor.as_ref().unwrap().status(now())[0].available
+    }
+
+    fn message(payload: &[u8]) -> Outgoing<'_> {
+        Outgoing { payload, ..Outgoing::text("") }
+    }
+
+    fn costing<'a>(out: &Out<Socket>, units: u32, payload: &'a [u8]) -> Outgoing<'a> {
+        Outgoing { costs: cost(out, units), ..message(payload) }
+    }
+
+    /// One that costs 1 and may wait.
+    fn queued<'a>(out: &Out<Socket>, lane: Lane, payload: &'a [u8]) -> Outgoing<'a> {
+        Outgoing { lane, queue_max: 9, ..costing(out, 1, payload) }
+    }
+
+    fn own(lane: Lane, payload: &[u8]) -> Outgoing<'_> {
+        Outgoing { lane, is_own: true, ..message(payload) }
+    }
+
+    fn give(out: &mut Out<Socket>, room: usize) {
+        out.stream.as_mut().unwrap().room += room;
+    }
+
+    /// The frames that the kernel took whole.
+    fn said(out: &Out<Socket>) -> Vec<String> {
+        let mut rest = &out.stream.as_ref().unwrap().taken[..];
+        let mut frames = Vec::new();
+        while let [first, second, a, b, c, d, after @ ..] = rest {
+            let length = usize::from(second & 0x7F);
+            let Some((masked, after)) = after.split_at_checked(length) else { break };
+            let payload: Vec<_> = masked.iter().zip([a, b, c, d].into_iter().cycle()).map(|(byte, key)| byte ^ key).collect();
+            let kind = match first & 0x0F {
+                1 => "",
+                8 => "close ",
+                9 => "ping ",
+                _ => "pong ",
+            };
+            // Each byte as a character, for close codes.
+            frames.push(payload.into_iter().map(char::from).fold(kind.to_owned(), |text, byte| text + &byte.to_string()));
+            rest = after;
+        }
+        frames
     }
 }
