@@ -31,20 +31,50 @@
 //! # The words
 //!
 //! A *wire* is one TCP stream that speaks WebSocket. A *connection* outlives its wires; each has a [`Generation`]. To *dial* is to make a
-//! wire. An *event* is what an inbox yields or a handler gets.
+//! wire. An *event* is what an inbox yields or a handler gets. A *call* is a request with a reply, a *channel* a feed of a venue's, a
+//! *dialect* its message language.
+//!
+//! # Speaking a venue's language
+//!
+//! With a [`Dialect`] ([`Config::dialect`]) a connection does what the venue's protocol wants on every wire, in this order:
+//!
+//! 1. **Login.** Before anything else leaves. Its end is [`Event::Open`]; until then sends are refused, [`connect`] waits, and a refusal
+//!    is a failed dial.
+//! 2. **Restore.** The channels that are wanted are subscribed, in the lowest lane, behind what callers send, until each is confirmed:
+//!    [`Event::Live`]. [`Config::hold_until`] holds callers' messages until then.
+//! 3. **Work.** [`Client::call`] and its relatives find their replies; [`Client::subscribe`] wants further channels; what the venue
+//!    refuses, sends late, or leaves out is an event.
+//!
+//! Everything that leaves, these included, keeps to [`Config::rate_limit`]. What a limit holds back leaves in lanes: control frames and
+//! logins, urgent messages ([`Client::urgent`]), others, subscriptions; none passes a frame of its own or a higher lane.
+//!
+//! ```
+//! use zen_websocket::testkit::{MockServer, Script};
+//! use zen_websocket::{Config, JsonRpc, connect};
+//!
+//! # let script = Script::new().on_text(|peer, _| peer.send_text(r#"{"jsonrpc":"2.0","id":1,"result":[4,7]}"#));
+//! # let exchange = MockServer::builder().script(script).start()?;
+//! # let url = exchange.url();
+//! let (client, inbox) = connect(Config::new(url).dialect(JsonRpc::default()))?;
+//! let levels: Vec<u32> = client.call("public/levels", ())?;
+//! assert_eq!(levels, [4, 7]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # How it is built
 //!
 //! | floor | modules | what they know |
 //! | --- | --- | --- |
-//! | 0 | `error`, `event`, `config`, `target`, `stats` | what users see |
-//! | 1 | `session` | when to dial, ping, give up: a pure state machine over inputs and `now` |
+//! | 0 | `error`, `event`, `config`, `target`, `stats`, `reply` | what users see |
+//! | 0 | `dialect`, `governor`, `ticket` | what a text means, when a frame may leave, how far it has come |
+//! | 1 | `session` | when to dial, log in, ping, restore, give up: pure state machines over inputs and `now` |
 //! | 1 | `wire` | bytes to messages and back, without blocking: frames, handshake, TLS, dialling |
 //! | 2 | `reactor` | the loop that joins the two ([`Driver::turn`]), its thread, its resolvers |
-//! | 3 | `client`, `inbox` | what callers hold |
+//! | 3 | `client`, `inbox`, `rpc` | what callers hold |
 //!
 //! Callers and the reactor share two locks per connection, never held together: one around the session, for a few field accesses, one
-//! around the sending half, for one frame and one write. Receiving takes no lock that a sender waits for, except to decrypt.
+//! around the sending half, for one frame and one write. A governor's lock is taken under the latter only. Receiving takes no lock that
+//! a sender waits for, except to decrypt.
 //!
 //! # Logs
 //!
