@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::config::Config;
+use crate::config::{Config, YEAR};
 use crate::dialect::Id;
 use crate::error::{Error, Rejection, Result};
 use crate::event::{ConnectionId, Generation, Sent, State};
@@ -213,9 +213,9 @@ impl Client {
         Self { guard: self.guard.clone(), manner: Manner { lane: Lane::Urgent, ..self.manner } }
     }
 
-    /// The same connection by a handle whose calls have this limit instead of [`Config::call_timeout`].
+    /// The same connection by a handle whose calls have this limit, a year at most, instead of [`Config::call_timeout`].
     pub fn with_call_timeout(&self, limit: Duration) -> Self {
-        Self { guard: self.guard.clone(), manner: Manner { call_timeout: Some(limit), ..self.manner } }
+        Self { guard: self.guard.clone(), manner: Manner { call_timeout: Some(limit.min(YEAR)), ..self.manner } }
     }
 
     /// Calls a method of the venue's and waits for the result, which is read as `T`. One limit holds for everything
@@ -540,7 +540,7 @@ fn start(mailbox: &Arc<Mailbox>, config: Config, sink: Sink) -> Result<Client> {
     }
     let now = Instant::now();
     let governor = Governor::new(&config.rate_limits, now)?;
-    let dial_limit = config.dial_limit.clone().map(|limit| limit.or_shared(|| format!("dials to {}", target.host)));
+    let dial_limit = config.dial_limit.as_deref().cloned().map(|limit| limit.or_shared(|| format!("dials to {}", target.host)));
     let dial_limit = Governor::new(dial_limit.as_slice(), now)?;
     let config = Arc::new(config);
     let shared = Shared::new(ConnectionId::next(), config.clone(), governor, mailbox.clone());

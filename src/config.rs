@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::net::SocketAddr;
+use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,7 +61,8 @@ pub struct Config {
     pub(crate) on_gap: GapPolicy,
     pub(crate) rate_limits: Vec<RateLimit>,
     pub(crate) throttle: Throttle,
-    pub(crate) dial_limit: Option<RateLimit>,
+    /// Behind a pointer, because few have one and each connection has a config.
+    pub(crate) dial_limit: Option<Arc<RateLimit>>,
     pub(crate) on_dial: Option<DialHook>,
     pub(crate) on_open: Option<OpenHook>,
     pub(crate) on_lost: Option<LostHook>,
@@ -411,7 +413,7 @@ impl Config {
     /// [shared](RateLimit::shared) by another name counts under that name. A dial that is not allowed yet waits, is reported as
     /// [`DialFailed`](crate::Event::DialFailed) with [`Error::Throttled`], and does not count as an attempt. None by default.
     pub fn dial_limit(mut self, limit: RateLimit) -> Self {
-        self.dial_limit = Some(limit);
+        self.dial_limit = Some(Arc::new(limit));
         self
     }
 
@@ -506,12 +508,13 @@ impl Config {
         }
         check_headers(&self.headers)?;
         governor::validate(&self.rate_limits)?;
-        governor::validate(self.dial_limit.as_slice())?;
+        governor::validate(self.dial_limit.as_deref().map_or(&[], slice::from_ref))?;
         Ok(target)
     }
 }
 
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The longest duration a setting may have, so that deadlines do not overflow.
+pub(crate) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Refuses what would break the request apart or contradict the handshake (RFC 9110 §5.5, RFC 6455 §4.1).
 pub(crate) fn check_headers(headers: &[(String, String)]) -> Result<()> {

@@ -124,11 +124,12 @@ impl fmt::Debug for PendingCall {
 
 impl Shared {
     pub(crate) fn start_call(self: &Arc<Self>, manner: Manner, method: &str, params: Option<&str>) -> Result<PendingCall> {
+        let mut taken = None;
         loop {
             let Request { text, id } = self.config.dialect.request(self.next_number(), method, params)?;
-            match self.start_request(manner, vec![id], &text) {
-                // A raw request has taken the number.
-                Err(Error::Duplicate(_)) => {}
+            match self.start_request(manner, [id], &text) {
+                // A raw request has taken the number. A dialect that makes the same id of every number is told.
+                Err(Error::Duplicate(id)) if taken.as_ref() != Some(&id) => taken = Some(id),
                 started => return started.map(|mut started| started.remove(0)),
             }
         }
@@ -137,6 +138,7 @@ impl Shared {
     /// Several calls in one message. They share its fate until their replies come.
     pub(crate) fn start_batch(self: &Arc<Self>, manner: Manner, calls: &[(&str, Option<String>)]) -> Result<Vec<PendingCall>> {
         let dialect = &self.config.dialect;
+        let mut taken = None;
         loop {
             let (mut ids, mut texts) = (Vec::new(), Vec::new());
             for (method, params) in calls {
@@ -145,7 +147,7 @@ impl Shared {
                 texts.push(request.text);
             }
             match self.start_request(manner, ids, &dialect.batch(&texts)?) {
-                Err(Error::Duplicate(_)) => {}
+                Err(Error::Duplicate(id)) if taken.as_ref() != Some(&id) => taken = Some(id),
                 started => return started,
             }
         }
@@ -157,7 +159,7 @@ impl Shared {
         if matches!(id, Id::Number(number) if number >= dialogue::NUMBER_FIRST as i64) {
             return Err(Error::config("text", "has an \"id\" of 2^52 or more, which the connection keeps for itself"));
         }
-        self.start_request(manner, vec![id], text).map(|mut started| started.remove(0))
+        self.start_request(manner, [id], text).map(|mut started| started.remove(0))
     }
 
     pub(crate) fn notify(&self, manner: Manner, method: &str, params: Option<&str>) -> Result<Sent> {
@@ -178,24 +180,32 @@ impl Shared {
     }
 
     /// Registers the calls, then sends their message; if it is refused, they are taken back.
-    fn start_request(self: &Arc<Self>, manner: Manner, ids: Vec<Id>, text: &str) -> Result<Vec<PendingCall>> {
+    fn start_request(
+        self: &Arc<Self>,
+        manner: Manner,
+        ids: impl IntoIterator<Item = Id>,
+        text: &str,
+    ) -> Result<Vec<PendingCall>> {
         let outgoing = Outgoing { lane: manner.lane, ..self.outgoing(Outgoing::TEXT, text.as_bytes()) };
         let ticket = Arc::new(Ticket::default());
         let after = manner.call_timeout.unwrap_or(self.config.call_timeout);
         let began = Instant::now();
         let deadline = began + after;
         // Dropped without having been sent, they are taken back.
-        let mut started = Vec::with_capacity(ids.len());
+        let mut started = Vec::with_capacity(1);
         let mut is_urgent = false;
         let mut generation = None;
         for id in ids {
             let (sender, receiver) = crossbeam_channel::bounded(1);
             let registered = self.session.lock().register(began, id.clone(), deadline, Waiter(sender), ticket.clone());
             let (current, Registered { token, is_urgent: earlier }) = registered?;
-            generation = Some(current);
             is_urgent |= earlier;
             let (shared, ticket) = (self.clone(), ticket.clone());
             started.push(PendingCall { shared, id, receiver, deadline, after, token, ticket });
+            if generation.replace(current).is_some_and(|earlier| earlier != current) {
+                // The calls before this one have ended with their wire; their message must not leave on another.
+                return Err(Error::Stale { current });
+            }
         }
         self.send(Outgoing { expected: generation, ticket: Some(&ticket), ..outgoing }, Some(deadline))?;
         if is_urgent {
