@@ -3,17 +3,17 @@
 //! Each step is one critical section of the library, or one thing the kernel does. A script gives each actor its steps; all interleavings
 //! are run from the start, and what then lies on the wires is compared with what the callers were told.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::{self, Cursor, Write};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tungstenite::protocol::frame::FrameHeader;
-use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
-use zen_websocket::internals::{Action, Out, Outgoing, Remains, Session};
-use zen_websocket::{Config, Error, Event, Generation, Sent, State};
+use tungstenite::protocol::frame::coding::{Control, OpCode};
+use zen_websocket::internals::{Action, Call, Costs, Governor, Lane, Out, Outgoing, Remains, Session, Ticket};
+use zen_websocket::{Config, Error, Event, Generation, Id, RateLimit, Sent, State};
 
 use self::Step::*;
 
@@ -23,7 +23,7 @@ fn frames_queue_up_behind_a_full_kernel() {
     let b = vec![Send, Send];
     let kernel = vec![Room(9), Room(40)];
     let reactor = vec![Flush, Flush, End, Lost];
-    explore(Script { room: 20, unsent_max: 50, actors: vec![a, b, kernel, reactor] }, 50_000);
+    explore(Script { room: 20, unsent_max: 50, actors: vec![a, b, kernel, reactor], ..Script::default() }, 50_000);
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn sends_across_a_loss_and_a_redial() {
     let a = vec![Look, SendOn, SendOn];
     let b = vec![Send, Send];
     let reactor = vec![End, Lost, Take, Dial, Open, Opened];
-    explore(Script { room: 25, unsent_max: 100, actors: vec![a, b, reactor] }, 4_000);
+    explore(Script { room: 25, unsent_max: 100, actors: vec![a, b, reactor], ..Script::default() }, 4_000);
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn sends_across_two_wires_that_take_little() {
     let b = vec![Send];
     let kernel = vec![Room(20)];
     let reactor = vec![End, Lost, Take, Dial, Open, Opened, Flush];
-    explore(Script { room: 10, unsent_max: 40, actors: vec![a, b, kernel, reactor] }, 10_000);
+    explore(Script { room: 10, unsent_max: 40, actors: vec![a, b, kernel, reactor], ..Script::default() }, 10_000);
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn a_wire_that_breaks_under_the_callers() {
     let b = vec![Send];
     let kernel = vec![Room(16), Break];
     let reactor = vec![Flush, Notice, Lost, Take, Dial, Open, Opened];
-    explore(Script { room: 10, unsent_max: 100, actors: vec![a, b, kernel, reactor] }, 10_000);
+    explore(Script { room: 10, unsent_max: 100, actors: vec![a, b, kernel, reactor], ..Script::default() }, 10_000);
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn a_wire_that_takes_a_little_more_before_it_breaks() {
         let b = vec![Look, SendOn];
         let kernel = vec![RoomAndBreak(more)];
         let reactor = vec![Flush, Notice, Lost];
-        explore(Script { room: 10, unsent_max: 100, actors: vec![a, b, kernel, reactor] }, 1_000);
+        explore(Script { room: 10, unsent_max: 100, actors: vec![a, b, kernel, reactor], ..Script::default() }, 1_000);
     }
 }
 
@@ -69,7 +69,7 @@ fn a_close_among_sends() {
     let b = vec![Send, Send];
     let kernel = vec![Room(60)];
     let reactor = vec![Wishes, Take, Act, Flush, End, Lost];
-    explore(Script { room: 10, unsent_max: 100, actors: vec![a, b, kernel, reactor] }, 25_000);
+    explore(Script { room: 10, unsent_max: 100, actors: vec![a, b, kernel, reactor], ..Script::default() }, 25_000);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_reconnect_asked_for_by_both_callers() {
     let a = vec![Send, WishReconnect, Send];
     let b = vec![Look, WishReconnect, SendOn];
     let reactor = vec![Wishes, Take, Act, Lost, Take, Dial, Open, Opened];
-    explore(Script { room: 20, unsent_max: 100, actors: vec![a, b, reactor] }, 60_000);
+    explore(Script { room: 20, unsent_max: 100, actors: vec![a, b, reactor], ..Script::default() }, 60_000);
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn a_close_and_a_reconnect_across_a_loss() {
     let a = vec![WishClose, Send];
     let b = vec![WishReconnect, Send];
     let reactor = vec![End, Lost, Take, Dial, Open, Opened, Wishes, Take, Act];
-    explore(Script { room: 100, unsent_max: 100, actors: vec![a, b, reactor] }, 4_000);
+    explore(Script { room: 100, unsent_max: 100, actors: vec![a, b, reactor], ..Script::default() }, 4_000);
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn pings_and_pongs_among_sends() {
     let b = vec![Send];
     let kernel = vec![Room(30), Room(30)];
     let reactor = vec![Pong, Ping, Pong, Flush, Close, Pong];
-    explore(Script { room: 10, unsent_max: 100, actors: vec![a, b, kernel, reactor] }, 10_000);
+    explore(Script { room: 10, unsent_max: 100, actors: vec![a, b, kernel, reactor], ..Script::default() }, 10_000);
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn nothing_that_waits_for_the_kernel_is_forgotten() {
     let b = vec![Send, Post];
     let kernel = vec![Room(20), Room(1000)];
     let reactor = vec![Edge, Attend, Attended, Pong];
-    explore(Script { room: 10, unsent_max: 100, actors: vec![a, b, kernel, reactor] }, 50_000);
+    explore(Script { room: 10, unsent_max: 100, actors: vec![a, b, kernel, reactor], ..Script::default() }, 50_000);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn a_close_that_waits_for_the_kernel_leaves_in_the_end() {
     let b = vec![Send, WishClose];
     let kernel = vec![Room(20), Room(1000)];
     let reactor = vec![Wishes, Take, Act, Edge, Attend, Attended];
-    explore(Script { room: 10, unsent_max: 100, actors: vec![a, b, kernel, reactor] }, 50_000);
+    explore(Script { room: 10, unsent_max: 100, actors: vec![a, b, kernel, reactor], ..Script::default() }, 50_000);
 }
 
 #[test]
@@ -121,16 +121,195 @@ fn pongs_stay_on_their_wire() {
     let b = vec![Send];
     let kernel = vec![Room(20)];
     let reactor = vec![Pong, End, Lost, Take, Dial, Open, Opened, Flush, Pong];
-    explore(Script { room: 15, unsent_max: 100, actors: vec![a, b, kernel, reactor] }, 1_000);
+    explore(Script { room: 15, unsent_max: 100, actors: vec![a, b, kernel, reactor], ..Script::default() }, 1_000);
+}
+
+#[test]
+fn calls_across_a_loss_and_a_redial() {
+    let a = vec![Register, Write, Undo];
+    let b = vec![Register, Write, Undo];
+    let reactor = vec![End, Lost, Settle, Take, Open, Opened];
+    explore(Script { room: 30, unsent_max: 100, actors: vec![a, b, reactor], ..Script::default() }, 18_000);
+}
+
+#[test]
+fn calls_across_two_wires_that_take_little() {
+    let a = vec![Register, Write, Undo, Register, Write];
+    let kernel = vec![Room(20)];
+    let reactor = vec![End, Lost, Settle, Take, Open, Opened];
+    explore(Script { room: 10, unsent_max: 100, actors: vec![a, kernel, reactor], ..Script::default() }, 5_000);
+}
+
+#[test]
+fn replies_to_calls_that_leave_in_pieces() {
+    let a = vec![Register, Write, Undo];
+    let b = vec![Send];
+    let kernel = vec![Room(20)];
+    let reactor = vec![Reply, Flush, Reply, End, Lost, Settle];
+    explore(Script { room: 20, unsent_max: 100, actors: vec![a, b, kernel, reactor], ..Script::default() }, 9_000);
+}
+
+#[test]
+fn deadlines_of_calls_on_a_wire_that_takes_little() {
+    let a = vec![Register, Write, GiveUp, TakeBack];
+    let clock = vec![Pass(1000)];
+    let kernel = vec![Room(10)];
+    let reactor = vec![Flush, Expire, Expired, Reply, End, Lost];
+    explore(Script { room: 10, unsent_max: 100, actors: vec![a, clock, kernel, reactor], ..Script::default() }, 27_000);
+}
+
+#[test]
+fn calls_on_a_wire_that_breaks() {
+    for limit in [None, Some(9)] {
+        let a = vec![Register, Write, Undo];
+        let b = vec![Send];
+        let kernel = vec![Room(16), Break];
+        let reactor = vec![Flush, Notice, Lost, Settle];
+        let actors = vec![a, b, kernel, reactor];
+        explore(Script { room: 10, unsent_max: 100, limit, actors, ..Script::default() }, 12_000);
+    }
+}
+
+#[test]
+fn calls_on_a_wire_that_takes_a_little_more_before_it_breaks() {
+    for (more, limit) in [(6, Some(9)), (7, None), (22, None), (23, Some(9))] {
+        let a = vec![Register, Write, Undo];
+        let b = vec![Register, Write];
+        let kernel = vec![RoomAndBreak(more)];
+        let reactor = vec![Flush, Notice, Lost, Settle];
+        let actors = vec![a, b, kernel, reactor];
+        explore(Script { room: 10, unsent_max: 100, limit, actors, ..Script::default() }, 12_000);
+    }
+}
+
+#[test]
+fn calls_on_a_wire_that_a_caller_replaces() {
+    let a = vec![Register, Write, WishReconnect];
+    let b = vec![Register, Write];
+    let reactor = vec![Wishes, Take, Act, Lost, Settle, Take, Open, Opened];
+    explore(Script { room: 30, unsent_max: 100, actors: vec![a, b, reactor], ..Script::default() }, 12_000);
+}
+
+#[test]
+fn callers_during_a_login() {
+    let a = vec![SendIn(Lane::Urgent)];
+    let b = vec![Register, Write];
+    let kernel = vec![Room(20)];
+    let reactor = vec![End, Lost, Take, Upgrade, Login, Ready, Opened, Flush];
+    explore(Script { room: 5, unsent_max: 100, actors: vec![a, b, kernel, reactor], ..Script::default() }, 5_000);
+}
+
+#[test]
+fn callers_during_a_login_that_the_limit_holds_back() {
+    let a = vec![SendIn(Lane::Urgent)];
+    let b = vec![Register, Write];
+    let clock = vec![Pass(1000)];
+    let reactor = vec![End, Lost, Take, Upgrade, Login, Login, Ready, Opened, Flush];
+    let actors = vec![a, b, clock, reactor];
+    explore(Script { room: 100, unsent_max: 100, limit: Some(1), queue_max: 9, actors }, 8_000);
+}
+
+#[test]
+fn calls_that_queue_and_are_taken_back() {
+    for (limit, queue_max) in [(1, 9), (2, 1), (1, 0)] {
+        let a = vec![Register, Write, GiveUp, TakeBack];
+        let b = vec![Send, SendIn(Lane::Urgent)];
+        let clock = vec![Pass(1000)];
+        let reactor = vec![Flush, Flush, Reply];
+        let actors = vec![a, b, clock, reactor];
+        explore(Script { room: 100, unsent_max: 100, limit: Some(limit), queue_max, actors }, 12_000);
+    }
+}
+
+#[test]
+fn calls_that_queue_across_a_loss_and_a_redial() {
+    let a = vec![Register, Write];
+    let b = vec![Look, SendOn];
+    let clock = vec![Pass(1000)];
+    let reactor = vec![Flush, End, Lost, Settle, Take, Open, Opened];
+    let actors = vec![a, b, clock, reactor];
+    explore(Script { room: 100, unsent_max: 100, limit: Some(1), queue_max: 9, actors }, 23_000);
+}
+
+#[test]
+fn calls_that_queue_until_their_deadline() {
+    let a = vec![Register, Write, Undo];
+    let b = vec![Send];
+    let clock = vec![Pass(1000), Pass(1000)];
+    let reactor = vec![Flush, Expire, Expired, Flush];
+    let actors = vec![a, b, clock, reactor];
+    explore(Script { room: 100, unsent_max: 100, limit: Some(1), queue_max: 9, actors }, 12_000);
+}
+
+#[test]
+fn calls_and_a_close_under_a_limit() {
+    let a = vec![Register, Write, WishClose];
+    let b = vec![SendIn(Lane::Urgent)];
+    let clock = vec![Pass(1000)];
+    let reactor = vec![Wishes, Take, Act, Flush, End, Lost, Settle];
+    let actors = vec![a, b, clock, reactor];
+    explore(Script { room: 100, unsent_max: 100, limit: Some(1), queue_max: 9, actors }, 15_000);
+}
+
+#[test]
+fn lanes_under_a_limit_and_a_kernel_that_takes_little() {
+    let a = vec![Send, SendIn(Lane::Urgent)];
+    let b = vec![Send];
+    let clock = vec![Pass(500), Pass(500)];
+    let kernel = vec![Room(30)];
+    let reactor = vec![Subscribe, Flush, Flush];
+    let actors = vec![a, b, clock, kernel, reactor];
+    explore(Script { room: 30, unsent_max: 100, limit: Some(2), queue_max: 9, actors }, 15_000);
+}
+
+#[test]
+fn what_a_limit_refuses_is_not_sent() {
+    let a = vec![Send, Send, SendIn(Lane::Urgent)];
+    let b = vec![Send];
+    let clock = vec![Pass(500), Pass(500)];
+    let reactor = vec![Flush, End, Lost];
+    let actors = vec![a, b, clock, reactor];
+    explore(Script { room: 20, unsent_max: 20, limit: Some(2), actors, ..Script::default() }, 5_000);
+}
+
+#[test]
+fn pings_and_pongs_and_a_close_under_a_limit() {
+    let a = vec![Send];
+    let b = vec![SendIn(Lane::Urgent)];
+    let clock = vec![Pass(500), Pass(500)];
+    let kernel = vec![Room(30)];
+    let reactor = vec![Pong, Ping, Flush, Pong, Close, Flush];
+    let actors = vec![a, b, clock, kernel, reactor];
+    explore(Script { room: 15, unsent_max: 100, limit: Some(2), queue_max: 9, actors }, 25_000);
+}
+
+#[test]
+fn nothing_that_waits_for_the_limit_is_forgotten() {
+    let a = vec![Send, Post];
+    let b = vec![SendIn(Lane::Urgent), Post];
+    let clock = vec![Pass(1000)];
+    let kernel = vec![Room(1000)];
+    let reactor = vec![Attend, Attended, Due, Pong];
+    let actors = vec![a, b, clock, kernel, reactor];
+    explore(Script { room: 20, unsent_max: 100, limit: Some(1), queue_max: 9, actors }, 37_000);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Step {
     // Callers.
     Send,
+    SendIn(Lane),
     /// Reads the generation, for `SendOn`.
     Look,
     SendOn,
+    /// Begins a call; the rest is about the caller's latest.
+    Register,
+    Write,
+    /// Takes the call back if its message was refused.
+    Undo,
+    /// Takes the call back at its own deadline, then its message.
+    GiveUp,
+    TakeBack,
     WishClose,
     WishReconnect,
     /// Tells the reactor of a send that left something to do.
@@ -141,6 +320,9 @@ enum Step {
     /// Fails once it has taken what it had room for.
     Break,
     RoomAndBreak(usize),
+    // The clock.
+    /// So many milliseconds pass.
+    Pass(u64),
     // The reactor.
     Flush,
     /// Looks at a writable edge.
@@ -148,6 +330,16 @@ enum Step {
     /// Looks at a post: first it forgets it, then it acts.
     Attend,
     Attended,
+    /// Looks whether the limit lets more pass.
+    Due,
+    /// Sends a login, a subscription.
+    Login,
+    Subscribe,
+    /// Receives the reply to the first request that the peer has whole and has not answered.
+    Reply,
+    /// Takes the calls whose deadline has come, and settles them.
+    Expire,
+    Expired,
     Ping,
     Pong,
     /// Sends a Close frame of its own accord.
@@ -156,23 +348,32 @@ enum Step {
     End,
     /// Ends the wire if a write has failed.
     Notice,
-    /// Tells the session that the wire has ended, if it has.
+    /// Tells the session that the wire has ended, if it has, and takes its calls.
     Lost,
+    /// Settles the calls of a wire that ended.
+    Settle,
     Wishes,
     /// Takes the session's actions, and does one.
     Take,
     Act,
     /// Dials, once the session asks for it.
     Dial,
-    /// A dial has succeeded: first the sending half learns it, then the session.
+    /// A dial has succeeded: first the sending half learns it, then, after a login, the session.
     Open,
     Opened,
+    /// As `Open`, but with a login to come.
+    Upgrade,
+    Ready,
 }
 
+#[derive(Default)]
 struct Script {
     /// What the kernel takes of each wire at first.
     room: usize,
     unsent_max: usize,
+    /// How many frames a second may leave, and how many messages wait.
+    limit: Option<u32>,
+    queue_max: usize,
     actors: Vec<Vec<Step>>,
 }
 
@@ -207,10 +408,25 @@ struct Stage {
     out: Out<Socket>,
     unsent_max: usize,
     room: usize,
-    session: Session,
-    now: Instant,
+    limit: Option<u32>,
+    queue_max: usize,
+    costs: Costs,
+    session: Session<usize>,
     wires: Vec<Wire>,
+    /// Of the latest wire: a login has succeeded, and nothing has ended it.
+    is_ready: bool,
+    is_up: bool,
     attempts: Vec<Attempt>,
+    /// What the connection itself said.
+    own: Vec<String>,
+    calls: Vec<Request>,
+    /// Of each caller the latest call, whether its message was refused, and whether it is taken back.
+    calling: [Option<usize>; 2],
+    refused: [bool; 2],
+    given_up: [bool; 2],
+    /// The calls that the reactor has taken and has still to settle.
+    expired: Vec<Call<usize>>,
+    lost: Vec<Call<usize>>,
     looked: [Generation; 2],
     /// The actions the reactor has taken, its dial, and the end it has still to tell the session.
     actions: VecDeque<Action>,
@@ -229,8 +445,9 @@ struct Stage {
     owes_post: [bool; 2],
     posted: bool,
     attending: bool,
-    /// The reactor knows that something waits for an edge.
+    /// The reactor knows that something waits for an edge, or for a time.
     noted: bool,
+    held_until: Option<Instant>,
 }
 
 /// A wire and what remained of it.
@@ -246,15 +463,41 @@ struct Wire {
 struct Attempt {
     caller: usize,
     text: String,
+    lane: Lane,
+    call: Option<usize>,
     /// The wire that was up, and the one it was made for.
     current: Generation,
     expected: Option<Generation>,
     outcome: Result<Sent, Error>,
 }
 
+/// A call, and how it ended.
+#[derive(Debug)]
+struct Request {
+    token: u64,
+    generation: Generation,
+    ticket: Arc<Ticket>,
+    /// The peer has answered it.
+    is_answered: bool,
+    /// Its message was taken back before it began to leave.
+    is_taken_back: bool,
+    end: Option<Ending>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ending {
+    Replied,
+    Lost,
+    Expired,
+    GivenUp,
+    Refused,
+}
+
 #[derive(Default)]
 struct Kernel {
     taken: Vec<u8>,
+    /// How much it had taken when.
+    times: Vec<(usize, Instant)>,
     room: usize,
     broken: bool,
     /// A write found no room; the next room is an edge.
@@ -266,6 +509,17 @@ struct Kernel {
 struct Socket(Rc<RefCell<Kernel>>);
 
 const CHUNK: usize = 13;
+
+/// The window of the limit, and the time a call has.
+const SECOND: Duration = Duration::from_secs(1);
+
+thread_local! {
+    static NOW: Cell<Instant> = Cell::new(Instant::now());
+}
+
+fn now() -> Instant {
+    NOW.get()
+}
 
 const PONG: OpCode = OpCode::Control(Control::Pong);
 
@@ -280,6 +534,8 @@ impl Write for Socket {
         }
         kernel.room -= count;
         kernel.taken.extend_from_slice(&bytes[..count]);
+        let length = kernel.taken.len();
+        kernel.times.push((length, now()));
         Ok(count)
     }
 
@@ -290,15 +546,28 @@ impl Write for Socket {
 
 impl Stage {
     fn new(script: &Script) -> Self {
-        let now = Instant::now();
+        let limits: Vec<_> =
+            script.limit.into_iter().map(|count| RateLimit::window(count, SECOND).margin(Duration::ZERO).reserved(0)).collect();
+        let governor = Governor::new(&limits, now()).expect("the limit is right");
         let mut stage = Self {
-            out: Out::new(script.unsent_max, None, Instant::now),
             unsent_max: script.unsent_max,
             room: script.room,
-            session: Session::new(Arc::new(Config::new("ws://peer").jitter(0.0)), 0, now),
-            now,
+            limit: script.limit,
+            queue_max: script.queue_max,
+            costs: governor.as_ref().map_or_else(Costs::default, |governor| governor.costs(b"", || 1)),
+            out: Out::new(script.unsent_max, governor, now),
+            session: Session::new(Arc::new(Config::new("ws://peer").jitter(0.0)), 0, now()),
             wires: Vec::new(),
+            is_ready: false,
+            is_up: false,
             attempts: Vec::new(),
+            own: Vec::new(),
+            calls: Vec::new(),
+            calling: [None; 2],
+            refused: [false; 2],
+            given_up: [false; 2],
+            expired: Vec::new(),
+            lost: Vec::new(),
             looked: Default::default(),
             actions: VecDeque::new(),
             dialing: false,
@@ -313,8 +582,9 @@ impl Stage {
             posted: false,
             attending: false,
             noted: false,
+            held_until: None,
         };
-        stage.session.handle_begin(now);
+        stage.session.handle_begin(now());
         for step in [Take, Dial, Open, Opened, Take] {
             stage.step(0, step);
         }
@@ -330,7 +600,8 @@ impl Stage {
                 // The last turn of the reactor; all posts and edges have come.
                 let last = [(0, Post), (1, Post), (0, Attended), (0, Edge), (0, Attend), (0, Attended), (0, Edge)];
                 last.into_iter().for_each(|(actor, step)| self.step(actor, step));
-                assert_eq!(self.out.unsent(), 0, "left behind");
+                (0..self.attempts.len() + 2).for_each(|_| [Pass(1000), Due].into_iter().for_each(|step| self.step(0, step)));
+                assert!(self.out.unsent() == 0 && !self.out.is_held(), "left behind");
                 let frames = decode(&self.kernel().borrow().taken);
                 if self.session.state() == State::Closing && !self.close_waits && self.actions.is_empty() {
                     assert_eq!(frames.last().unwrap().0, OpCode::Control(Control::Close));
@@ -338,7 +609,7 @@ impl Stage {
                     assert_eq!(frames.iter().any(|frame| frame.0 == PONG), self.pongs > 0);
                 }
             }
-            for step in [End, Lost, Take] {
+            for step in [Expired, Settle, End, Lost, Settle, Take] {
                 self.step(0, step);
             }
             self.check();
@@ -352,9 +623,28 @@ impl Stage {
     fn step(&mut self, actor: usize, step: Step) {
         let generation = self.out.generation();
         match step {
-            Send => self.send(actor, None),
+            Send => self.send(actor, Lane::Normal, None, None),
+            SendIn(lane) => self.send(actor, lane, None, None),
             Look => self.looked[actor] = self.session.generation(),
-            SendOn => self.send(actor, Some(self.looked[actor])),
+            SendOn => self.send(actor, Lane::Normal, Some(self.looked[actor]), None),
+            Register => self.register(actor),
+            Write => {
+                if let Some(number) = self.calling[actor] {
+                    self.send(actor, Lane::Normal, Some(self.calls[number].generation), Some(number));
+                    self.refused[actor] = self.attempts.last().is_some_and(|attempt| attempt.outcome.is_err());
+                }
+            }
+            Undo => {
+                if self.refused[actor] {
+                    self.withdraw(actor, Ending::Refused);
+                }
+            }
+            GiveUp => self.given_up[actor] = self.withdraw(actor, Ending::GivenUp),
+            TakeBack => {
+                if let (true, Some(number)) = (self.given_up[actor], self.calling[actor]) {
+                    self.take_back(number);
+                }
+            }
             WishClose => {
                 self.session.wish_close(1000, "enough".into());
                 self.close_waits = true;
@@ -376,6 +666,7 @@ impl Stage {
                 self.step(actor, Room(bytes));
                 self.step(actor, Break);
             }
+            Pass(millis) => NOW.set(now() + Duration::from_millis(millis)),
             Flush => self.reactor_wrote(|out| out.flush().map(|_| ())),
             Edge => {
                 if std::mem::take(&mut self.kernel().borrow_mut().edge) && self.noted {
@@ -386,6 +677,21 @@ impl Stage {
             Attended => {
                 if std::mem::take(&mut self.attending) {
                     self.flush();
+                }
+            }
+            Due => {
+                if self.held_until.is_some_and(|until| until <= now()) {
+                    self.flush();
+                }
+            }
+            Login => self.say("login", Lane::Control),
+            Subscribe => self.say("subscribe", Lane::Restore),
+            Reply => self.reply(),
+            Expire => self.expired.extend(self.session.take_expired(now())),
+            Expired => {
+                for call in std::mem::take(&mut self.expired) {
+                    self.ended(call.waiter, Ending::Expired);
+                    self.take_back(call.waiter);
                 }
             }
             Ping => self.reactor_wrote(|out| out.ping(b"ping").map(|_| ())),
@@ -403,11 +709,19 @@ impl Stage {
             }
             Lost => {
                 if let Some(cause) = self.ended.take() {
-                    self.session.handle_lost(self.now, cause);
+                    self.session.handle_lost(now(), cause);
+                    self.lost.extend(self.session.take_calls().into_values());
+                }
+            }
+            Settle => {
+                for call in std::mem::take(&mut self.lost) {
+                    let is_whole = self.is_whole(call.waiter);
+                    assert_eq!(call.ticket.is_sent(), is_whole, "said of a call whose wire ended: {:?}", self.calls[call.waiter]);
+                    self.ended(call.waiter, Ending::Lost);
                 }
             }
             Wishes => {
-                self.session.handle_wishes(self.now);
+                self.session.handle_wishes(now());
                 self.close_waits = false;
             }
             Take => {
@@ -428,27 +742,34 @@ impl Stage {
             },
             Dial => {
                 if self.session.state() == State::Waiting {
-                    self.now = self.session.next_deadline().unwrap();
-                    self.session.handle_timeout(self.now);
+                    NOW.set(self.session.next_deadline().unwrap().max(now()));
+                    self.session.handle_timeout(now());
                     self.step(actor, Take);
                 }
             }
             Open => {
+                self.step(actor, Upgrade);
+                self.step(actor, Ready);
+            }
+            Upgrade => {
                 if self.dialing {
                     self.dialing = false;
-                    self.opening = true;
+                    (self.opening, self.is_up) = (true, true);
                     let wire = Wire::default();
                     wire.kernel.borrow_mut().room = self.room;
                     self.out.open(generation.next(), Socket(wire.kernel.clone()), None);
-                    self.out.ready();
                     self.wires.push(wire);
                     self.pongs_before.push(self.pongs);
                 }
             }
+            Ready => {
+                self.out.ready();
+                self.is_ready = self.is_up;
+            }
             Opened => {
                 if self.opening {
                     self.opening = false;
-                    self.session.handle_opened(self.now, generation, None);
+                    self.session.handle_opened(now(), generation, None);
                 }
             }
         }
@@ -457,39 +778,134 @@ impl Stage {
         assert!(state != State::Open || self.unwanted != Some(self.session.generation()), "the wire to be replaced counts");
     }
 
-    fn send(&mut self, caller: usize, expected: Option<Generation>) {
+    fn send(&mut self, caller: usize, lane: Lane, expected: Option<Generation>, call: Option<usize>) {
         let text = format!("{caller} says {:02}", self.attempts.len());
-        let (before, current) = (self.out.unsent(), self.out.generation());
-        let outcome = self.out.send(Outgoing { expected, ..Outgoing::text(&text) });
+        let (before, waiting, current) = (self.out.unsent(), self.out.waiting(), self.out.generation());
+        let ticket = call.map(|number| self.calls[number].ticket.clone());
+        let (queue_max, costs) = (self.queue_max, self.costs);
+        let outgoing = Outgoing { lane, expected, ticket: ticket.as_ref(), queue_max, costs, ..Outgoing::text(&text) };
+        let outcome = self.out.send(outgoing);
         let unsent = self.out.unsent();
+        let is_taken_back = call.is_some_and(|number| self.calls[number].is_taken_back);
         match &outcome {
+            Ok(Sent::Written | Sent::Buffered) if is_taken_back => assert_eq!(unsent, before),
             Ok(Sent::Written) => assert_eq!(unsent, 0),
             Ok(Sent::Buffered) => assert!(unsent > 0 && (before == 0 || unsent <= self.unsent_max), "{before}, then {unsent}"),
+            Ok(Sent::Queued) => assert!(self.queue_max > 0 && self.limit.is_some() && self.out.waiting() == waiting + 1),
             Err(Error::Full { unsent: told }) => assert!(*told == before && before > 0 && unsent == before),
             Err(Error::Io(_)) => assert!(self.out.failure().is_some()),
             Err(Error::Stale { current: told }) => assert!(*told == current && expected != Some(current)),
+            Err(Error::Throttled { wait }) => assert!(self.queue_max == 0 && self.limit.is_some() && !wait.is_zero()),
+            Err(Error::QueueFull { waiting: told }) => assert!(*told >= self.queue_max && *told <= waiting),
             Err(Error::NotConnected) => assert_eq!(unsent, before),
             other => panic!("{other:?}"),
         }
-        self.owes_post[caller] |= matches!(outcome, Ok(Sent::Buffered) | Err(Error::Io(_)));
-        self.attempts.push(Attempt { caller, text, current, expected, outcome });
+        assert!(self.is_ready || matches!(outcome, Err(Error::NotConnected)), "before the login: {outcome:?}");
+        assert!(outcome.is_ok() || self.out.waiting() == waiting);
+        self.owes_post[caller] |= matches!(outcome, Ok(Sent::Buffered | Sent::Queued) | Err(Error::Io(_)));
+        self.attempts.push(Attempt { caller, text, lane, call, current, expected, outcome });
+    }
+
+    /// Sends something of the connection's own.
+    fn say(&mut self, text: &str, lane: Lane) {
+        let text = format!("{text} {:02}", self.own.len());
+        let said = self.out.send(Outgoing { lane, is_own: true, costs: self.costs, ..Outgoing::text(&text) });
+        self.posted |= matches!(said, Ok(Sent::Buffered | Sent::Queued) | Err(Error::Io(_)));
+        self.own.push(text);
+    }
+
+    fn register(&mut self, caller: usize) {
+        let (number, ticket) = (self.calls.len(), Arc::new(Ticket::default()));
+        let registered = self.session.register(now(), Id::from(number as i64), now() + SECOND, number, ticket.clone());
+        self.calling[caller] = registered.is_ok().then_some(number);
+        (self.refused[caller], self.given_up[caller]) = (false, false);
+        match registered {
+            Ok((generation, registered)) => self.calls.push(Request {
+                token: registered.token,
+                generation,
+                ticket,
+                is_answered: false,
+                is_taken_back: false,
+                end: None,
+            }),
+            Err(Error::NotConnected | Error::Closed) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    /// Takes the caller's latest call back, if nobody has ended it.
+    fn withdraw(&mut self, caller: usize, ending: Ending) -> bool {
+        let Some(number) = self.calling[caller] else { return false };
+        let call = self.session.withdraw(&Id::from(number as i64), self.calls[number].token);
+        call.iter().for_each(|call| self.ended(call.waiter, ending));
+        call.is_some()
+    }
+
+    /// Takes a call's message back; what the caller is told must be true for ever.
+    fn take_back(&mut self, number: usize) {
+        let call = &mut self.calls[number];
+        call.is_taken_back |= call.ticket.withdraw();
+        assert!(call.ticket.may_arrive() || !self.is_whole(number), "said not to have been sent: {:?}", self.calls[number]);
+    }
+
+    /// Notes how a call ended.
+    fn ended(&mut self, number: usize, ending: Ending) {
+        let before = self.calls[number].end.replace(ending);
+        assert_eq!(before, None, "settled again: {:?}", self.calls[number]);
+    }
+
+    fn reply(&mut self) {
+        let frames = decode(&self.kernel().borrow().taken);
+        let whole = frames.iter().filter_map(|frame| self.attempts.iter().find(|attempt| attempt.text.as_bytes() == frame.1));
+        let Some(number) = whole.filter_map(|attempt| attempt.call).find(|number| !self.calls[*number].is_answered) else {
+            return;
+        };
+        // What the kernel still holds of a wire that was given up is not read.
+        if !self.is_up {
+            return;
+        }
+        self.calls[number].is_answered = true;
+        let calls_wait = self.session.handle_receive(now());
+        match self.session.handle_reply(now(), &Id::from(number as i64)) {
+            Some((call, _)) => {
+                assert!(calls_wait && call.waiter == number && call.ticket.is_sent());
+                self.ended(number, Ending::Replied);
+            }
+            // It has waited for too long.
+            None => assert!(self.calls[number].end.is_some() || self.expired.iter().any(|call| call.waiter == number)),
+        }
+    }
+
+    /// Whether the message of a call lies whole on a wire.
+    fn is_whole(&self, number: usize) -> bool {
+        let wires: Vec<_> = self.wires.iter().map(|wire| decode(&wire.kernel.borrow().taken)).collect();
+        self.is_among(&wires, number)
+    }
+
+    fn is_among(&self, wires: &[Vec<(OpCode, Vec<u8>)>], number: usize) -> bool {
+        let attempt = self.attempts.iter().find(|attempt| attempt.call == Some(number));
+        attempt.is_some_and(|attempt| wires.iter().flatten().any(|frame| frame.1 == attempt.text.as_bytes()))
     }
 
     /// As the shell does, which takes the lock for an edge only if it has noted that something waits.
     fn flush(&mut self) {
-        self.reactor_wrote(|out| out.flush().map(|_| ()));
-        self.noted = self.out.unsent() > 0;
+        let mut next = None;
+        self.reactor_wrote(|out| out.flush().map(|flushed| next = flushed));
+        assert!(next.is_none_or(|next| next > now() && self.out.is_held()), "the reactor would spin");
+        assert!(next.is_some() || self.out.unsent() > 0 || !self.out.is_held() || self.out.failure().is_some(), "forgotten");
+        (self.noted, self.held_until) = (self.out.unsent() > 0, next);
     }
 
     fn reactor_wrote(&mut self, write: impl FnOnce(&mut Out<Socket>) -> Result<(), Error>) {
         let wrote = write(&mut self.out);
         assert!(wrote.is_ok() || self.out.failure().is_some());
-        self.posted |= wrote.is_err() || self.out.unsent() > 0;
+        self.posted |= wrote.is_err() || self.out.unsent() > 0 || self.out.is_held();
     }
 
     fn end(&mut self, cause: Error) {
         let Remains { stream, messages, bytes } = self.out.end();
-        assert!(self.out.unsent() == 0 && self.out.failure().is_none());
+        assert!(self.out.unsent() == 0 && self.out.failure().is_none() && !self.out.is_held());
+        (self.is_ready, self.is_up) = (false, false);
         if stream.is_some() {
             let wire = self.wires.last_mut().unwrap();
             (wire.messages, wire.bytes) = (messages, bytes);
@@ -520,31 +936,74 @@ impl Stage {
                 assert!(outcome.is_ok(), "left whole: {attempt:?}");
             } else {
                 assert!(found.is_empty(), "on two wires: {attempt:?}");
-                assert!(!matches!(outcome, Ok(Sent::Written)), "did not leave: {attempt:?}");
+                let may_leave = attempt.call.is_none_or(|number| !self.calls[number].is_taken_back);
+                assert!(!matches!(outcome, Ok(Sent::Written)) || !may_leave, "did not leave: {attempt:?}");
             }
         }
         for (number, (wire, frames)) in (1..).zip(self.wires.iter().zip(&wires)) {
             let accepted = self.attempts.iter().filter(|attempt| attempt.current.number() == number && attempt.outcome.is_ok());
-            let left = frames.iter().filter(|frame| matches!(frame.0, OpCode::Data(_))).count();
-            assert_eq!(wire.messages, accepted.count() - left, "unsent on wire {number}");
+            let is_taken_back = |attempt: &&Attempt| attempt.call.is_some_and(|number| self.calls[number].is_taken_back);
+            let is_own = |frame: &(OpCode, Vec<u8>)| self.own.iter().any(|text| text.as_bytes() == frame.1);
+            let left = frames.iter().filter(|frame| matches!(frame.0, OpCode::Data(_)) && !is_own(frame)).count();
+            let taken_back = accepted.clone().filter(is_taken_back).count();
+            assert_eq!(wire.messages, accepted.count() - left - taken_back, "unsent on wire {number}");
             assert!(wire.messages == 0 || wire.bytes > 0);
             self.check_order(frames);
             let before = self.pongs_before[number as usize - 1];
             let foreign = frames.iter().find(|frame| frame.0 == PONG && frame.1[0] <= before);
             assert!(foreign.is_none(), "a pong of an earlier wire: {foreign:?}");
         }
+        self.check_calls(&wires);
+        self.check_limit(&wires);
         self.check_events();
     }
 
-    fn check_order(&self, frames: &[(OpCode, Vec<u8>)]) {
+    /// Each call has ended, and what was said of its message is true.
+    fn check_calls(&self, wires: &[Vec<(OpCode, Vec<u8>)>]) {
+        for (number, call) in self.calls.iter().enumerate() {
+            let is_whole = self.is_among(wires, number);
+            assert_eq!(call.ticket.is_sent(), is_whole, "{call:?}");
+            assert!(!call.is_taken_back || !is_whole, "left though it was taken back: {call:?}");
+            match call.end {
+                Some(Ending::Replied) => assert!(is_whole, "{call:?}"),
+                Some(Ending::Refused) => assert!(!is_whole, "{call:?}"),
+                Some(Ending::Lost | Ending::Expired | Ending::GivenUp) => {}
+                None => panic!("never settled: {call:?}"),
+            }
+        }
+    }
+
+    /// In no second more frames were taken whole than the limit allows.
+    fn check_limit(&self, wires: &[Vec<(OpCode, Vec<u8>)>]) {
+        let Some(limit) = self.limit else { return };
+        let mut times = Vec::new();
+        for (wire, frames) in self.wires.iter().zip(wires) {
+            let kernel = wire.kernel.borrow();
+            let mut end = 0;
+            for (_, payload) in frames {
+                end += 6 + payload.len();
+                times.extend(kernel.times.iter().find(|(length, _)| *length >= end).map(|(_, at)| *at));
+            }
+        }
+        for first in &times {
+            let count = times.iter().filter(|time| *time >= first && **time < *first + SECOND).count();
+            assert!(count <= limit as usize, "{count} frames within a second");
+        }
+    }
+
+    fn check_order(&self, frames: &[Frame]) {
         let close = frames.iter().position(|frame| frame.0 == OpCode::Control(Control::Close));
         assert!(close.is_none_or(|close| close + 1 == frames.len()), "frames after a close: {frames:?}");
-        for caller in [0, 1] {
-            let said = |frame: &(OpCode, Vec<u8>)| {
-                self.attempts.iter().position(|attempt| attempt.caller == caller && attempt.text.as_bytes() == frame.1)
-            };
-            assert!(frames.iter().filter_map(said).is_sorted(), "out of order: {frames:?}");
+        // Who was accepted first leaves first, unless the later one has more of a hurry.
+        let place = |text: &str| frames.iter().position(|frame| frame.1 == text.as_bytes());
+        for (index, later) in self.attempts.iter().enumerate() {
+            for earlier in self.attempts[..index].iter().filter(|earlier| earlier.lane <= later.lane) {
+                let (Some(first), Some(second)) = (place(&earlier.text), place(&later.text)) else { continue };
+                assert!(first < second, "passed by callers {} and {}: {frames:?}", earlier.caller, later.caller);
+            }
         }
+        let own = |name: &str| self.own.iter().filter_map(|text| text.starts_with(name).then(|| place(text))?).is_sorted();
+        assert!(own("login") && own("subscribe"), "the connection's own frames: {frames:?}");
         let pongs: Vec<_> = frames.iter().filter(|frame| frame.0 == PONG).map(|frame| &frame.1).collect();
         assert!(pongs.is_sorted_by(|a, b| a < b), "pongs out of order: {pongs:?}");
     }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::dialect::{Dialect, Id, Request, peek};
 use crate::error::{Error, Rejection, Result};
 use crate::event::Sent;
+use crate::reactor::guard;
 use crate::reactor::shared::{Manner, Shared, to_json};
 use crate::reply::Reply;
 use crate::session::calls::{Call, Registered};
@@ -252,8 +253,14 @@ pub(crate) fn lose(call: Call<Waiter>, cause: &Arc<Error>) {
     call.waiter.settle(Err(Error::Lost { cause: cause.clone(), sent }));
 }
 
-/// Ends a call with its reply.
-pub(crate) fn answer(call: Call<Waiter>, round_trip: Duration, text: &str, dialect: &Arc<dyn Dialect>) {
-    let outcome = dialect.check(text).map(|()| Reply::new(text, round_trip, dialect.clone()));
+/// Ends a call with its reply, even if the dialect panics over it; that is the error then.
+pub(crate) fn answer(call: Call<Waiter>, round_trip: Duration, text: &str, dialect: &Arc<dyn Dialect>) -> Result<()> {
+    let checked = guard(|| dialect.check(text));
+    let outcome = match &checked {
+        Ok(Ok(())) => Ok(Reply::new(text, round_trip, dialect.clone())),
+        Ok(Err(error)) => Err(error.clone()),
+        Err(panicked) => Err(Error::Lost { cause: Arc::new(panicked.clone()), sent: true }),
+    };
     call.waiter.settle(outcome);
+    checked.map(|_| ())
 }

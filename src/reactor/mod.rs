@@ -200,6 +200,11 @@ fn shield(what: impl fmt::Display, run: impl FnOnce()) {
     }
 }
 
+/// Runs a dialect or a cost function, whose panic must end its connection only.
+fn guard<T>(run: impl FnOnce() -> T) -> Result<T> {
+    panic::catch_unwind(AssertUnwindSafe(run)).map_err(|payload| Error::Panicked(panic_text(payload)))
+}
+
 /// The text of a panic. A payload of another type is leaked, because its own `drop` might panic.
 fn panic_text(payload: Box<dyn Any + Send>) -> Arc<str> {
     let text = text_of(&*payload).into();

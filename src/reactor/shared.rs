@@ -19,7 +19,7 @@ use crate::event::{ConnectionId, Generation, Sent, State};
 use crate::governor::{Costs, Governor, Pressure};
 use crate::reactor::calls::Waiter;
 use crate::reactor::mailbox::{self, Mailbox};
-use crate::reactor::talk::Order;
+use crate::reactor::talk::{Order, What};
 use crate::session::Session;
 use crate::stats::{RateStatus, Stats};
 use crate::wire::frame;
@@ -176,15 +176,29 @@ impl Shared {
     }
 
     /// Sends what the connection itself has to say, as the reactor.
-    pub(crate) fn say(&self, outgoing: Outgoing<'_>) {
+    pub(crate) fn say(&self, outgoing: Outgoing<'_>) -> Option<Sent> {
         let said = self.out.lock().send(Outgoing { is_own: true, ..outgoing });
-        match said {
+        match &said {
             Ok(Sent::Written) => {}
             Ok(Sent::Buffered | Sent::Queued) | Err(Error::Io(_)) => self.post(),
             // The wire ends; what was to be said is said on the next one.
             Err(Error::NotConnected) => {}
             Err(error) => log::error!("{}: could not say what the dialect asked for: {error}", self.id),
         }
+        said.ok()
+    }
+
+    /// Has the reactor do something about channels; returns the number of this order.
+    pub(crate) fn order(&self, what: What) -> u64 {
+        let number = {
+            let mut session = self.session.lock();
+            let number = session.wish_order();
+            // A leaf, taken here so that the orders lie in the order of their numbers.
+            self.orders.lock().push(Order { number, what });
+            number
+        };
+        self.post();
+        number
     }
 
     /// Writes a control frame, as the reactor. A failure, or what kernel and rate limit did not let pass, is seen to with the next posts.

@@ -14,16 +14,16 @@ use rustls::ClientConfig;
 use crate::config::{Config, Overflow};
 use crate::dialect::Inbound;
 use crate::error::{Error, Phase};
-use crate::event::{Event, EventRef, Generation, State};
+use crate::event::{Event, EventRef, Generation, Sent, State};
 use crate::governor::{Governor, Refused};
 use crate::reactor::calls;
 use crate::reactor::handler::Context;
 use crate::reactor::resolver::{self, Query, Resolved};
 use crate::reactor::scratch::{Pongs, Scratch};
 use crate::reactor::shared::{Counters, Shared, Stream};
-use crate::reactor::shield;
 use crate::reactor::sink::{Engine, Kind, Outcome};
 use crate::reactor::talk::{self, Routed, Talk};
+use crate::reactor::{guard, shield};
 use crate::session::Action;
 use crate::session::dialogue::Deed;
 use crate::wire::assembler::{Assembler, Item};
@@ -233,8 +233,11 @@ impl Slot {
         let orders = mem::take(&mut *self.shared.orders.lock());
         if let (false, Some(talk)) = (orders.is_empty(), &mut self.talk) {
             let (now, sink) = (Instant::now(), &self.sink);
-            let ran = talk::guard(|| orders.into_iter().for_each(|order| talk.obey(now, order, sink)));
+            let last = orders.last().map_or(0, |order| order.number);
+            let ran = guard(|| orders.into_iter().for_each(|order| talk.obey(now, order.what, sink)));
             self.converse(turn, ran);
+            self.shared.session.lock().handle_orders(last);
+            self.shared.changed.notify_all();
         }
     }
 
@@ -267,7 +270,7 @@ impl Slot {
         if let Some(talk) = &mut self.talk
             && talk.dialogue.next_deadline().is_some_and(|deadline| deadline <= now)
         {
-            let ran = talk::guard(|| talk.dialogue.handle_timeout(now, talk::stamp()));
+            let ran = guard(|| talk.dialogue.handle_timeout(now, talk::stamp()));
             self.converse(turn, ran);
         }
         if matches!(&self.link, Link::Open(wire) if wire.held_until.is_some_and(|until| until <= now)) && self.flush().is_some() {
@@ -336,7 +339,7 @@ impl Slot {
                         self.query(attempt, deadline);
                     }
                     Action::Abandon => self.abandon(turn),
-                    Action::Ping(payload) => self.ping(payload),
+                    Action::Ping(payload) => self.ping(turn, payload),
                     Action::Close(code, reason) => _ = self.shared.write(|out| out.close(Some(code), &reason)),
                     Action::Hangup(cause) => self.drop_wire(turn, cause),
                     Action::Emit(event) => self.report(turn, &event),
@@ -360,7 +363,7 @@ impl Slot {
             for deed in deeds {
                 match deed {
                     Deed::Say { text, urgent, ticket } => {
-                        let outgoing = match talk::guard(|| self.shared.outgoing(Outgoing::TEXT, text.as_bytes())) {
+                        let outgoing = match guard(|| self.shared.outgoing(Outgoing::TEXT, text.as_bytes())) {
                             Ok(outgoing) => outgoing,
                             Err(panicked) => return self.fail(turn, panicked),
                         };
@@ -393,17 +396,25 @@ impl Slot {
     }
 
     /// Sends a heartbeat of the session's: the venue's own text, or a ping frame.
-    fn ping(&mut self, payload: [u8; 8]) {
-        let text = match talk::guard(|| self.config.dialect.ping(u64::from_be_bytes(payload))) {
-            Ok(Some(text)) if self.talk.is_some() => text,
-            _ => {
-                if self.shared.write(|out| out.ping(&payload)) == Some(false) {
-                    self.shared.session.lock().handle_ping_held();
+    fn ping(&mut self, turn: &mut Turn<'_>, payload: [u8; 8]) {
+        let dialect = self.talk.as_ref().map(|_| &self.config.dialect);
+        let text = dialect.and_then(|dialect| guard(|| dialect.ping(u64::from_be_bytes(payload))).transpose());
+        let is_held = match text {
+            None => self.shared.write(|out| out.ping(&payload)) == Some(false),
+            Some(text) => {
+                let outgoing = |text: &str| guard(|| self.shared.outgoing(Outgoing::TEXT, text.as_bytes()).costs);
+                match text.and_then(|text| Ok((outgoing(&text)?, text))) {
+                    Ok((costs, text)) => {
+                        let outgoing = Outgoing { costs, lane: Lane::Control, ..Outgoing::text(&text) };
+                        self.shared.say(outgoing) == Some(Sent::Queued)
+                    }
+                    Err(panicked) => return self.fail(turn, panicked),
                 }
-                return;
             }
         };
-        self.shared.say(Outgoing { lane: Lane::Control, ..self.shared.outgoing(Outgoing::TEXT, text.as_bytes()) });
+        if is_held {
+            self.shared.session.lock().handle_ping_held();
+        }
     }
 
     fn query(&mut self, attempt: u32, deadline: Instant) {
@@ -462,7 +473,7 @@ impl Slot {
             None => self.handle_logged_in(turn),
             Some(talk) => {
                 self.shared.session.lock().handle_phase(now, Phase::Login);
-                let ran = talk::guard(|| talk.dialogue.handle_upgraded(now, talk::stamp()));
+                let ran = guard(|| talk.dialogue.handle_upgraded(now, talk::stamp()));
                 self.converse(turn, ran);
             }
         }
@@ -807,11 +818,14 @@ impl Slot {
 
     /// Delivers an event that the peer can cause at will: it is dropped as messages are, and counted.
     fn report_if_room(&mut self, turn: &mut Turn<'_>, event: &Event) {
-        if self.sink.room() == 0 && self.config.overflow != Overflow::Block {
-            self.dropped += 1;
-            Counters::add(&self.shared.counters.dropped, 1);
-        } else {
-            self.report(turn, event);
+        if self.sink.room() > 0 || self.config.overflow == Overflow::Block {
+            return self.report(turn, event);
+        }
+        log_event(&self.shared, self.generation, event);
+        self.dropped += 1;
+        Counters::add(&self.shared.counters.dropped, 1);
+        if let Some(talk) = &mut self.talk {
+            talk.report(&self.shared, &Context::new(&self.shared, self.generation, Instant::now()), event);
         }
     }
 
@@ -923,21 +937,30 @@ impl Delivery<'_, '_> {
     fn correlate(&mut self, text: &str) -> Result<(), Undelivered> {
         let shared = self.context.shared;
         let dialect = &shared.config.dialect;
-        if let Inbound::Reply { id } = dialect.classify(text)
-            && talk::answer(shared, dialect, self.context.at, &id, text)
-        {
-            return Ok(());
+        let answered = guard(|| match dialect.classify(text) {
+            Inbound::Reply { id } => talk::answer(shared, dialect, self.context.at, &id, text),
+            _ => Ok(false),
+        });
+        match answered.and_then(|answered| answered) {
+            Ok(true) => Ok(()),
+            Ok(false) => self.deliver(EventRef::Text(text)),
+            Err(panicked) => Err(Undelivered::Failed(panicked)),
         }
-        self.deliver(EventRef::Text(text))
     }
 
     fn classify<'t>(&self, talk: &mut Talk, text: &'t str) -> Result<Routed<'t>, Undelivered> {
-        talk::guard(|| talk.route(self.context.shared, &self.context, text)).map_err(Undelivered::Failed)
+        let routed = guard(|| talk.route(self.context.shared, &self.context, text));
+        routed.and_then(|routed| routed).map_err(Undelivered::Failed)
     }
 
     fn pass(&mut self, routed: Routed<'_>, text: &str) -> Result<(), Undelivered> {
         match routed {
             Routed::Message => self.deliver(EventRef::Text(text)),
+            Routed::Behind(event) => {
+                log_event(self.context.shared, self.context.generation, &event);
+                self.deliver(EventRef::State(&event))?;
+                self.deliver(EventRef::Text(text))
+            }
             Routed::Event(event) => {
                 log_event(self.context.shared, self.context.generation, &event);
                 self.deliver(EventRef::State(&event))

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use crate::error::{Error, RejectedChannel, Result};
 use crate::event::{Standing, State};
+use crate::reactor::calls::Waiter;
 use crate::reactor::shared::Shared;
 use crate::reactor::sink::Feed;
-use crate::reactor::talk::{Order, Want};
+use crate::reactor::talk::{Want, What};
+use crate::session::Session;
 
 /// Channels to be subscribed, with how they are to be watched. Made from names, in any of the usual containers.
 ///
@@ -40,6 +42,8 @@ pub struct Subscription {
     shared: Arc<Shared>,
     subscriber: u64,
     channels: Arc<[Arc<str>]>,
+    /// The order that began it: before it is carried out, standings tell of earlier subscriptions.
+    order: u64,
 }
 
 impl Channels {
@@ -92,9 +96,8 @@ impl Shared {
         let channels: Arc<[_]> = names.into();
         let subscriber = self.next_number();
         let want = Want { subscriber, channels: channels.clone(), feed, silence, sequenced };
-        self.orders.lock().push(Order::Want(want));
-        self.post();
-        Ok(Subscription { shared: self.clone(), subscriber, channels })
+        let order = self.order(What::Want(want));
+        Ok(Subscription { shared: self.clone(), subscriber, channels, order })
     }
 }
 
@@ -107,14 +110,18 @@ impl Subscription {
     /// Where each channel stands.
     pub fn standings(&self) -> Vec<(Arc<str>, Standing)> {
         let session = self.shared.session.lock();
-        let standing = |channel| session.standings().get(channel).cloned().unwrap_or(Standing::Wanted);
+        let standing = |channel| self.standing(&session, channel).cloned().unwrap_or(Standing::Wanted);
         self.channels.iter().map(|channel| (channel.clone(), standing(channel))).collect()
     }
 
     /// Whether the venue has confirmed every channel on the wire that is open.
     pub fn is_confirmed(&self) -> bool {
         let session = self.shared.session.lock();
-        self.channels.iter().all(|channel| session.standings().get(channel) == Some(&Standing::Confirmed))
+        self.channels.iter().all(|channel| self.standing(&session, channel) == Some(&Standing::Confirmed))
+    }
+
+    fn standing<'s>(&self, session: &'s Session<Waiter>, channel: &Arc<str>) -> Option<&'s Standing> {
+        session.standings().get(channel).filter(|_| session.has_done(self.order))
     }
 
     /// Waits until the venue has confirmed or refused every channel, `timeout` at most; across losses, if need be.
@@ -131,7 +138,7 @@ impl Subscription {
             }
             let mut rejected = Vec::new();
             for channel in channels.iter() {
-                match session.standings().get(channel) {
+                match self.standing(session, channel) {
                     Some(Standing::Confirmed) => {}
                     Some(Standing::Rejected(reason)) => {
                         rejected.push(RejectedChannel { channel: channel.clone(), reason: reason.clone() });
@@ -150,8 +157,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.shared.orders.lock().push(Order::Unwant(self.subscriber));
-        self.shared.post();
+        self.shared.order(What::Unwant(self.subscriber));
     }
 }
 

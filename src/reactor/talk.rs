@@ -1,26 +1,29 @@
 //! What the reactor holds of a connection whose dialect reads messages: the dialogue with the venue, and where channels go.
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::mem;
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::{Config, GapPolicy};
 use crate::dialect::{Dialect, Id, Inbound};
-use crate::error::Error;
+use crate::error::Result;
 use crate::event::{Event, Message, Received};
 use crate::reactor::calls;
 use crate::reactor::handler::Context;
-use crate::reactor::panic_text;
 use crate::reactor::shared::{Counters, Shared};
 use crate::reactor::sink::{Feed, Kind};
 use crate::session::dialogue::{Dialogue, Rules, Stamp};
 use crate::wire::out::{Lane, Outgoing};
 
-/// What callers want of the dialogue.
-pub(crate) enum Order {
+/// What a caller wants of the dialogue.
+pub(crate) struct Order {
+    /// Counts them.
+    pub(crate) number: u64,
+    pub(crate) what: What,
+}
+
+pub(crate) enum What {
     Want(Want),
     /// A subscription was dropped.
     Unwant(u64),
@@ -72,7 +75,9 @@ struct Subscription {
 pub(crate) enum Routed<'a> {
     /// It goes where all messages go.
     Message,
-    /// It goes there as this event.
+    /// It goes there, and this event before it.
+    Behind(Event),
+    /// This event goes there in its place.
     Event(Event),
     /// It has been dealt with.
     Done,
@@ -101,13 +106,13 @@ impl Talk {
         }))
     }
 
-    pub(crate) fn obey(&mut self, now: Instant, order: Order, main: &Kind) {
+    pub(crate) fn obey(&mut self, now: Instant, order: What, main: &Kind) {
         match order {
-            Order::Want(want) => {
+            What::Want(want) => {
                 self.route_to(&want, main);
                 self.dialogue.want(now, want.subscriber, &want.channels, want.silence, want.sequenced);
             }
-            Order::Unwant(subscriber) => {
+            What::Unwant(subscriber) => {
                 self.unroute(subscriber);
                 self.dialogue.unwant(now, subscriber);
             }
@@ -115,22 +120,35 @@ impl Talk {
     }
 
     /// Classifies a text and deals with it, unless it is for others.
-    pub(crate) fn route<'a>(&mut self, shared: &Shared, context: &Context<'_>, text: &'a str) -> Routed<'a> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Panicked`](crate::Error::Panicked) if the dialect panicked over a reply.
+    pub(crate) fn route<'a>(&mut self, shared: &Shared, context: &Context<'_>, text: &'a str) -> Result<Routed<'a>> {
         let at = context.at;
-        match self.dialect.classify(text) {
+        let routed = match self.dialect.classify(text) {
             Inbound::Message => Routed::Message,
             Inbound::Data { channel } => {
+                let mut before = None;
                 if self.dialogue.watches_data() {
-                    self.dialogue.handle_data(at, &channel, text);
+                    before = self.dialogue.handle_data(at, &channel, text);
                 }
-                self.deliver(shared, context, &channel, text)
+                if let Some(gap) = &before {
+                    self.report(shared, context, gap);
+                }
+                match (self.deliver(shared, context, &channel, text), before) {
+                    (true, None) => Routed::Message,
+                    (false, None) => Routed::Done,
+                    (true, Some(gap)) => Routed::Behind(gap),
+                    (false, Some(gap)) => Routed::Event(gap),
+                }
             }
             Inbound::Reply { id } => {
                 if self.dialogue.awaits(&id) && self.dialogue.handle_reply(at, stamp(), &id, text) {
-                    return Routed::Done;
+                    return Ok(Routed::Done);
                 }
-                if answer(shared, &self.dialect, at, &id, text) {
-                    return Routed::Done;
+                if answer(shared, &self.dialect, at, &id, text)? {
+                    return Ok(Routed::Done);
                 }
                 Routed::Event(Event::Unmatched { id, message: Message::from_text(text) })
             }
@@ -149,7 +167,8 @@ impl Talk {
             }
             Inbound::Notice => Routed::Event(Event::Notice(Message::from_text(text))),
             Inbound::Batch => Routed::Parts(self.dialect.split(text)),
-        }
+        };
+        Ok(routed)
     }
 
     /// Tells the inboxes of subscriptions what concerns them.
@@ -192,11 +211,12 @@ impl Talk {
         }
     }
 
-    fn deliver<'a>(&mut self, shared: &Shared, context: &Context<'_>, channel: &str, text: &'a str) -> Routed<'a> {
+    /// Gives data to the inboxes of subscriptions; returns whether it goes where all messages go, too.
+    fn deliver(&mut self, shared: &Shared, context: &Context<'_>, channel: &str, text: &str) -> bool {
         if self.side_inboxes.is_empty() {
-            return Routed::Message;
+            return true;
         }
-        let Some(route) = self.routes.get(channel).filter(|route| !route.sides.is_empty()) else { return Routed::Message };
+        let Some(route) = self.routes.get(channel).filter(|route| !route.sides.is_empty()) else { return true };
         let mut previous = None;
         for (_, place) in &route.sides {
             // Of two subscriptions with the same inbox one is enough; they lie side by side.
@@ -212,7 +232,7 @@ impl Talk {
             side.report_dropped(shared, context);
             side.put(shared, context, Event::Message(Message::from_text(text)));
         }
-        if route.main > 0 { Routed::Message } else { Routed::Done }
+        route.main > 0
     }
 
     /// Notes where the channels of a subscription go. An inbox that gets all messages anyway is not given those of a channel twice.
@@ -298,22 +318,16 @@ impl SideInbox {
     }
 }
 
-/// Settles the call that a text answers, if one waits.
-pub(crate) fn answer(shared: &Shared, dialect: &Arc<dyn Dialect>, at: Instant, id: &Id, text: &str) -> bool {
+/// Settles the call that a text answers; returns whether one waits.
+pub(crate) fn answer(shared: &Shared, dialect: &Arc<dyn Dialect>, at: Instant, id: &Id, text: &str) -> Result<bool> {
     let answered = shared.session.lock().handle_reply(at, id);
-    let Some((call, round_trip)) = answered else { return false };
-    calls::answer(call, round_trip, text, dialect);
-    true
+    let Some((call, round_trip)) = answered else { return Ok(false) };
+    calls::answer(call, round_trip, text, dialect).map(|()| true)
 }
 
 /// The time of day and a random number.
 pub(crate) fn stamp() -> Stamp {
     Stamp { unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(), nonce: rand::random() }
-}
-
-/// Runs a dialect, whose panic must end its connection only.
-pub(crate) fn guard<T>(run: impl FnOnce() -> T) -> Result<T, Error> {
-    panic::catch_unwind(AssertUnwindSafe(run)).map_err(|payload: Box<dyn Any + Send>| Error::Panicked(panic_text(payload)))
 }
 
 /// In which lane the connection says something.

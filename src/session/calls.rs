@@ -197,4 +197,54 @@ mod tests {
         assert_eq!(calls.expire(t0 + 2 * SEC).len(), 1);
         assert_eq!(calls.alarm(), Some(t0 + 6 * SEC));
     }
+
+    #[test]
+    fn a_call_is_taken_back_by_id_and_token() {
+        let (t0, mut calls) = (Instant::now(), Calls::default());
+        let registered = [1, 2].map(|id| register(&mut calls, t0, id, SEC).unwrap().token);
+        assert_ne!(registered[0], registered[1]);
+        assert!(calls.withdraw(&Id::Number(3), registered[0]).is_none());
+        assert!(calls.withdraw(&Id::Number(1), registered[1]).is_none());
+        assert_eq!(calls.len(), 2);
+        assert_eq!(calls.withdraw(&Id::Number(1), registered[0]).unwrap().began, t0);
+        assert_eq!((calls.len(), calls.expire(t0 + SEC).len()), (1, 1));
+    }
+
+    #[test]
+    fn a_refused_call_leaves_no_deadline() {
+        let (t0, mut calls) = (Instant::now(), Calls::default());
+        (1..=3).for_each(|id| _ = register(&mut calls, t0, id, 5 * SEC).unwrap());
+        register(&mut calls, t0, 1, SEC).unwrap_err();
+        register(&mut calls, t0, 4, SEC).unwrap_err();
+        assert_eq!((calls.alarm(), calls.deadlines.len()), (Some(t0 + 5 * SEC), 3));
+    }
+
+    #[test]
+    fn calls_of_one_deadline_expire_together_when_it_comes_and_no_earlier() {
+        let (t0, mut calls) = (Instant::now(), Calls::default());
+        (1..=3).for_each(|id| _ = register(&mut calls, t0, id, SEC).unwrap());
+        assert_eq!(calls.expire(t0 + SEC - Duration::from_nanos(1)).len(), 0);
+        assert_eq!((calls.expire(t0 + SEC).len(), calls.alarm()), (3, None));
+        assert!(register(&mut calls, t0, 4, 9 * SEC).unwrap().is_urgent, "no alarm stands");
+    }
+
+    #[test]
+    fn an_alarm_for_nothing_is_put_off_to_the_next_deadline() {
+        let (t0, mut calls) = (Instant::now(), Calls::default());
+        register(&mut calls, t0, 1, SEC).unwrap();
+        register(&mut calls, t0, 2, 5 * SEC).unwrap();
+        calls.remove(&Id::Number(1)).unwrap();
+        assert_eq!((calls.expire(t0 + SEC).len(), calls.alarm()), (0, Some(t0 + 5 * SEC)));
+    }
+
+    #[test]
+    fn all_that_are_taken_leave_nothing_behind() {
+        let (t0, mut calls) = (Instant::now(), Calls::default());
+        let first = register(&mut calls, t0, 1, SEC).unwrap();
+        register(&mut calls, t0, 2, SEC).unwrap();
+        assert_eq!(calls.take().into_keys().collect::<Vec<_>>(), [1, 2].map(Id::Number));
+        assert_eq!((calls.len(), calls.alarm(), calls.expire(t0 + SEC).len()), (0, None, 0));
+        let again = register(&mut calls, t0, 1, 5 * SEC).unwrap();
+        assert!(again.is_urgent && again.token != first.token && calls.expire(t0 + SEC).is_empty());
+    }
 }

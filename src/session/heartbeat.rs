@@ -145,6 +145,68 @@ mod tests {
     }
 
     #[test]
+    fn an_excused_ping_is_measured_and_not_judged() {
+        let t0 = Instant::now();
+        let mut heartbeat = Heartbeat::default();
+        let excused = heartbeat.ping(t0, true);
+        heartbeat.ping(t0 + SEC, false);
+        heartbeat.excuse();
+        assert_eq!(heartbeat.judge(t0 + 2 * PATIENCE, PATIENCE, true, t0), Verdict::Wait(None));
+        assert_eq!((heartbeat.misses(), heartbeat.pong(t0 + 3 * SEC, &excused)), (0, Some(3 * SEC)));
+    }
+
+    #[test]
+    fn only_the_latest_ping_is_excused_afterwards() {
+        let t0 = Instant::now();
+        let mut heartbeat = Heartbeat::default();
+        heartbeat.excuse();
+        heartbeat.ping(t0, false);
+        heartbeat.ping(t0 + SEC, false);
+        heartbeat.excuse();
+        heartbeat.ping(t0 + 2 * SEC, false);
+        let judge = |heartbeat: &mut Heartbeat, at| heartbeat.judge(at, PATIENCE, true, t0);
+        assert_eq!(judge(&mut heartbeat, t0 + PATIENCE - SEC), Verdict::Wait(Some(t0 + PATIENCE)));
+        assert_eq!(judge(&mut heartbeat, t0 + PATIENCE), Verdict::Silent);
+        assert_eq!(judge(&mut heartbeat, t0 + PATIENCE), Verdict::Wait(Some(t0 + 2 * SEC + PATIENCE)));
+        assert_eq!(heartbeat.misses(), 1);
+    }
+
+    #[test]
+    fn an_answer_without_a_number_answers_all() {
+        let t0 = Instant::now();
+        let mut heartbeat = Heartbeat::default();
+        assert_eq!((heartbeat.prove(t0), heartbeat.rtt()), (None, None));
+        let first = heartbeat.ping(t0, false);
+        heartbeat.ping(t0 + SEC, false);
+        assert_eq!((heartbeat.prove(t0 + 3 * SEC), heartbeat.rtt()), (Some(2 * SEC), Some(2 * SEC)));
+        assert_eq!((heartbeat.pong(t0 + 3 * SEC, &first), heartbeat.prove(t0 + 3 * SEC)), (None, None));
+        assert_eq!(heartbeat.judge(t0 + 2 * PATIENCE, PATIENCE, true, t0), Verdict::Wait(None));
+    }
+
+    #[test]
+    fn forgotten_pings_are_neither_judged_nor_answered_and_the_round_trip_stays() {
+        let t0 = Instant::now();
+        let mut heartbeat = Heartbeat::default();
+        let (first, second) = (heartbeat.ping(t0, false), heartbeat.ping(t0, false));
+        heartbeat.pong(t0 + SEC, &first);
+        heartbeat.forget();
+        assert_eq!(heartbeat.judge(t0 + PATIENCE, PATIENCE, true, t0), Verdict::Wait(None));
+        assert_eq!((heartbeat.pong(t0 + 2 * SEC, &second), heartbeat.rtt()), (None, Some(SEC)));
+        assert_ne!(heartbeat.ping(t0, false), second, "numbers are not used again");
+    }
+
+    #[test]
+    fn the_first_to_be_forgotten_are_those_that_are_judged() {
+        let t0 = Instant::now();
+        let mut heartbeat = Heartbeat::default();
+        let (first, excused) = (heartbeat.ping(t0, false), heartbeat.ping(t0, true));
+        (2..REMEMBERED + 1).for_each(|_| _ = heartbeat.ping(t0, false));
+        assert_eq!(heartbeat.pong(t0, &excused), None);
+        assert_eq!(heartbeat.pong(t0, &first), Some(Duration::ZERO));
+        assert_eq!(heartbeat.outstanding.len(), REMEMBERED - 1);
+    }
+
+    #[test]
     fn unanswered_pings_are_remembered_up_to_a_bound() {
         let t0 = Instant::now();
         let mut heartbeat = Heartbeat::default();

@@ -69,6 +69,9 @@ pub struct Session<W = ()> {
     calls: Calls<W>,
     /// The round trip of the latest call that was answered.
     call_rtt: Option<Duration>,
+    /// How many orders about channels were given, and how many are carried out.
+    orders: u64,
+    orders_done: u64,
     /// What callers may know of the channels.
     standings: BTreeMap<Arc<str>, Standing>,
     wishes: Wishes,
@@ -128,6 +131,8 @@ impl<W> Session<W> {
             subprotocol: None,
             calls: Calls::default(),
             call_rtt: None,
+            orders: 0,
+            orders_done: 0,
             standings: BTreeMap::new(),
             wishes: Wishes::default(),
             actions: Vec::new(),
@@ -192,6 +197,17 @@ impl<W> Session<W> {
         self.call_rtt
     }
 
+    /// Notes that an order about channels is given; returns its number.
+    pub fn wish_order(&mut self) -> u64 {
+        self.orders += 1;
+        self.orders
+    }
+
+    /// Whether the order of this number is carried out, so that the standings tell of it.
+    pub fn has_done(&self, order: u64) -> bool {
+        self.orders_done >= order
+    }
+
     /// What is known of the channels that are wanted.
     pub fn standings(&self) -> &BTreeMap<Arc<str>, Standing> {
         &self.standings
@@ -203,7 +219,7 @@ impl<W> Session<W> {
             State::Closed => State::Closed,
             _ if self.wishes.close.is_some() => State::Closing,
             State::Open | State::Waiting if self.wishes.reconnect => State::Connecting,
-            State::Open if self.is_live => State::Live,
+            State::Open if self.is_live && self.has_done(self.orders) => State::Live,
             state => state,
         }
     }
@@ -278,6 +294,11 @@ impl<W> Session<W> {
             Some(standing) => self.standings.insert(channel, standing),
             None => self.standings.remove(&channel),
         };
+    }
+
+    /// The orders about channels up to this number are carried out.
+    pub fn handle_orders(&mut self, number: u64) {
+        self.orders_done = number;
     }
 
     /// Every wanted channel is confirmed, or not any more.

@@ -10,6 +10,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -82,7 +83,7 @@ enum Stage {
 }
 
 /// What a subscriber wants of a channel.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 struct Terms {
     silence: Option<Duration>,
     sequenced: bool,
@@ -192,22 +193,20 @@ impl Subscriptions {
     }
 
     /// Data of a channel came. What comes before the confirmation may belong to an earlier subscription, and says nothing.
-    pub(crate) fn handle_data(&mut self, now: Instant, name: &str, text: &str, voice: &mut Voice) {
-        let Some(channel) = self.channels.get_mut(name) else { return };
-        if !channel.is_confirmed() {
-            return;
-        }
+    /// Returns the gap in its sequence that lies before it.
+    pub(crate) fn handle_data(&mut self, now: Instant, name: &str, text: &str, voice: &mut Voice) -> Option<Event> {
+        let channel = self.channels.get_mut(name).filter(|channel| channel.is_confirmed())?;
         channel.heard = now;
         if channel.sequenced == 0 {
-            return;
+            return None;
         }
-        let Some(missing) = voice.dialect.sequence(name, text).and_then(|sequence| channel.follow(sequence)) else { return };
+        let missing = channel.follow(voice.dialect.sequence(name, text)?)?;
         let name = channel.name.clone();
-        voice.act(Deed::Emit(Event::Gap { channel: Some(name.clone()), missing }));
         if self.rules.resubscribe_on_gap {
-            self.resubscribe(&[name], voice);
+            self.resubscribe(slice::from_ref(&name), voice);
             self.ask(now, voice);
         }
+        Some(Event::Gap { channel: Some(name), missing })
     }
 
     /// Reading goes on after it was stopped.
@@ -254,9 +253,7 @@ impl Subscriptions {
     /// A subscriber wants none of its channels any more. Those that nobody else wants are given up.
     pub(crate) fn unwant(&mut self, now: Instant, subscriber: u64, voice: &mut Voice) {
         let asked = self.drop_subscriber(subscriber, voice);
-        if self.open {
-            say_unsubscribe(&asked, voice);
-        }
+        say_unsubscribe(&asked, voice);
         self.ask(now, voice);
     }
 
@@ -488,9 +485,6 @@ impl Channel {
 
     /// Notes what a subscriber wants; returns whether that subscriber is new.
     fn join(&mut self, subscriber: u64, terms: Terms, now: Instant) -> bool {
-        if self.subscribers.get(&subscriber) == Some(&terms) {
-            return false;
-        }
         if self.limits.is_empty() {
             self.heard = now;
         }
@@ -535,11 +529,11 @@ impl Channel {
     /// Takes note of a message's place in the sequence; returns by how much it lies too far ahead, if it does not join on.
     fn follow(&mut self, sequence: Sequence) -> Option<u64> {
         match (self.last, sequence.follows) {
-            // An old message, or a duplicate.
-            (Some(last), Some(follows)) if follows != last && sequence.last <= last => None,
             (Some(last), Some(follows)) if follows != last => {
-                self.last = Some(sequence.last);
-                Some(follows.saturating_sub(last))
+                // An old message or a duplicate is no hole.
+                let is_ahead = sequence.last > last;
+                self.last = Some(last.max(sequence.last));
+                is_ahead.then(|| follows.saturating_sub(last))
             }
             _ => {
                 self.last = Some(sequence.last);

@@ -319,7 +319,7 @@ fn a_slow_redial_is_not_overtaken_by_another() {
 
 #[test]
 fn a_dial_is_given_up_at_its_deadline_which_names_the_phase() {
-    for phase in [Phase::Resolve, Phase::Connect, Phase::Tls, Phase::Upgrade] {
+    for phase in [Phase::Resolve, Phase::Connect, Phase::Tls, Phase::Upgrade, Phase::Login] {
         let (mut s, t0) = (new(exact()), now());
         drain(&mut s);
         s.handle_phase(t0 + SEC, phase);
@@ -408,6 +408,396 @@ fn generation_and_subprotocol_are_those_of_the_latest_wire() {
     assert_eq!(s.generation(), generation(1));
     s.handle_opened(t, generation(2), Some("v2".into()));
     assert_eq!((s.generation(), s.subprotocol().as_deref()), (generation(2), Some("v2")));
+}
+
+// The limit on dials.
+
+#[test]
+fn a_dial_that_the_limit_holds_back_is_made_after_the_wait_under_the_same_number() {
+    let (mut s, t0) = (new(exact()), now());
+    drain(&mut s);
+    s.handle_dial_throttled(t0, 7 * SEC);
+    assert_eq!(drain(&mut s), ["dial 1 failed, next in 7s: the rate limit allows it in 7s"]);
+    assert_eq!((s.state(), s.next_deadline()), (State::Waiting, Some(t0 + 7 * SEC)));
+    s.handle_timeout(t0 + 7 * SEC);
+    assert_eq!((drain(&mut s), s.state()), (vec!["dialing 1".to_owned(), "dial 1".into()], State::Connecting));
+}
+
+#[test]
+fn dials_that_the_limit_holds_back_use_up_no_attempts_and_climb_no_ladder() {
+    let (mut s, mut t) = (new(exact().connect_attempts(2)), now());
+    for _ in 0..100 {
+        s.handle_dial_throttled(t, SEC);
+        t += SEC;
+        s.handle_timeout(t);
+    }
+    drain(&mut s);
+    s.handle_dial_failed(t, refused());
+    assert_eq!(drain(&mut s), ["dial 1 failed, next in 1s: could not connect to peer: connection refused"]);
+}
+
+#[test]
+fn redials_that_the_limit_holds_back_are_not_counted_either() {
+    let (mut s, mut t) = open_with(exact().redial_attempts(1));
+    s.handle_lost(t, Error::Disconnected);
+    for _ in 0..3 {
+        s.handle_dial_throttled(t, SEC);
+        t += SEC;
+        s.handle_timeout(t);
+    }
+    assert_eq!((s.state(), s.end().is_some()), (State::Connecting, false));
+    drain(&mut s);
+    s.handle_dial_failed(t, refused());
+    assert_eq!(drain(&mut s)[0], "dial 1 failed for good: could not connect to peer: connection refused");
+}
+
+#[test]
+fn a_limit_on_dials_is_looked_at_again_within_the_hour() {
+    let (mut s, t0) = (new(exact()), now());
+    drain(&mut s);
+    s.handle_dial_throttled(t0, 10_000 * SEC);
+    assert_eq!(drain(&mut s), ["dial 1 failed, next in 10000s: the rate limit allows it in 10000s"]);
+    assert_eq!(s.next_deadline(), Some(t0 + 3600 * SEC));
+}
+
+#[test]
+fn only_a_dial_can_be_held_back() {
+    for (mut s, t0) in [open(), waiting(), closing()] {
+        let before = (s.state(), s.next_deadline());
+        s.handle_dial_throttled(t0, 7 * SEC);
+        assert_eq!((drain(&mut s), (s.state(), s.next_deadline())), (vec![], before));
+    }
+}
+
+#[test]
+fn a_dial_that_is_held_back_is_given_up_by_no_deadline_of_its_own() {
+    let (mut s, t0) = (new(exact().phase_timeout(Phase::Resolve, SEC)), now());
+    drain(&mut s);
+    s.handle_dial_throttled(t0, 100 * SEC);
+    drain(&mut s);
+    s.handle_timeout(t0 + 99 * SEC);
+    assert_eq!(drain(&mut s), [""; 0]);
+}
+
+// The login.
+
+#[test]
+fn a_session_that_logs_in_is_not_open() {
+    let (mut s, t0) = (new(exact()), now());
+    s.handle_phase(t0 + SEC, Phase::Login);
+    assert_eq!((s.state(), s.was_open(), s.generation().number()), (State::Connecting, false, 0));
+    assert!(matches!(call(&mut s, t0 + SEC, 1, SEC), Err(Error::NotConnected)));
+    s.handle_opened(t0 + 2 * SEC, generation(1), None);
+    assert_eq!(s.state(), State::Open);
+}
+
+#[test]
+fn a_login_has_a_deadline_of_its_own() {
+    let (mut s, t0) = (new(exact().phase_timeout(Phase::Login, SEC)), now());
+    drain(&mut s);
+    s.handle_phase(t0 + SEC, Phase::Login);
+    assert_eq!(s.next_deadline(), Some(t0 + 2 * SEC));
+    s.handle_timeout(t0 + 2 * SEC);
+    assert_eq!(drain(&mut s), ["abandon", "dial 1 failed, next in 1s: timed out after 1s logging in"]);
+}
+
+#[test]
+fn a_login_that_succeeded_is_limited_no_longer() {
+    let (mut s, t0) = (new(exact().phase_timeout(Phase::Login, SEC)), now());
+    s.handle_phase(t0, Phase::Login);
+    s.handle_opened(t0 + SEC / 2, generation(1), None);
+    drain(&mut s);
+    s.handle_timeout(t0 + 5 * SEC);
+    assert_eq!((drain(&mut s).len(), s.state()), (0, State::Open));
+}
+
+#[test]
+fn a_login_that_failed_obeys_ladder_and_attempts() {
+    for cause in [login_refused(false), Error::Disconnected, Error::PeerClosed { code: Some(1008), reason: "".into() }] {
+        let (mut s, mut t) = (new(exact()), now());
+        let mut pauses = Vec::new();
+        while s.state() == State::Connecting {
+            s.handle_phase(t, Phase::Login);
+            s.handle_dial_failed(t, cause.clone());
+            let Some(next) = s.next_deadline() else { break };
+            pauses.push(next - t);
+            t = next;
+            s.handle_timeout(t);
+        }
+        assert_eq!(pauses, secs([1, 2]));
+        assert!(matches!(s.end(), Some(Some(Error::Exhausted { attempts: 3, .. }))));
+    }
+}
+
+#[test]
+fn a_first_login_refused_for_good_ends_the_session_at_once() {
+    let (mut s, t0) = (new(exact()), now());
+    drain(&mut s);
+    s.handle_phase(t0, Phase::Login);
+    s.handle_dial_failed(t0, login_refused(true));
+    let cause = "the venue refused the login: bad key";
+    assert_eq!(drain(&mut s), [format!("dial 1 failed for good: {cause}"), format!("closed: {cause}")]);
+    assert!(matches!(s.end(), Some(Some(Error::LoginRefused { fatal: true, .. }))));
+}
+
+#[test]
+fn a_later_login_refused_for_good_is_retried_at_the_longest_pause() {
+    let (mut s, mut t) = open();
+    s.handle_lost(t, Error::Disconnected);
+    for attempt in 1..10 {
+        drain(&mut s);
+        s.handle_phase(t, Phase::Login);
+        s.handle_dial_failed(t, login_refused(true));
+        assert_eq!(drain(&mut s), [format!("dial {attempt} failed, next in 30s: the venue refused the login: bad key")]);
+        t += 30 * SEC;
+        s.handle_timeout(t);
+    }
+    s.handle_opened(t, generation(2), None);
+    assert_eq!(s.state(), State::Open);
+}
+
+#[test]
+fn closing_during_a_login_abandons_it() {
+    let (mut s, t0) = (new(exact()), now());
+    drain(&mut s);
+    s.handle_phase(t0, Phase::Login);
+    s.wish_close(1000, "".into());
+    s.handle_wishes(t0);
+    assert_eq!((drain(&mut s), s.next_deadline()), (vec!["abandon".to_owned(), "closed".into()], None));
+}
+
+// Live.
+
+#[test]
+fn a_session_is_live_while_every_channel_is_confirmed() {
+    let (mut s, _) = open();
+    let states = [true, false, true].map(|is_live| {
+        s.handle_live(is_live);
+        s.state()
+    });
+    assert_eq!(states, [State::Live, State::Open, State::Live]);
+    assert_eq!(drain(&mut s), [""; 0], "it is the dialogue's to say so");
+}
+
+#[test]
+fn only_an_open_session_is_live() {
+    for (mut s, state) in [(new(exact()), State::Connecting), (waiting().0, State::Waiting), (closing().0, State::Closing)] {
+        s.handle_live(true);
+        assert_eq!(s.state(), state);
+    }
+    let (mut s, t0) = closing();
+    s.handle_lost(t0, Error::Disconnected);
+    s.handle_live(true);
+    assert_eq!(s.state(), State::Closed);
+}
+
+#[test]
+fn a_new_wire_is_not_live_because_the_last_one_was() {
+    let (mut s, t0) = open();
+    s.handle_live(true);
+    s.handle_lost(t0, Error::Disconnected);
+    assert_eq!(s.state(), State::Connecting);
+    s.handle_opened(t0, generation(2), None);
+    assert_eq!(s.state(), State::Open);
+}
+
+#[test]
+fn a_live_session_is_pinged_lost_closed_and_replaced_as_an_open_one() {
+    let (mut s, t0) = open();
+    s.handle_live(true);
+    s.handle_blocked(t0, true);
+    s.handle_blocked(t0, false);
+    s.handle_timeout(t0 + 30 * SEC);
+    assert_eq!(drain(&mut s), ["ping"]);
+    s.handle_lost(t0 + 31 * SEC, Error::Disconnected);
+    assert_eq!(drain(&mut s)[1..], ["dialing 1", "dial 1"]);
+    let (mut s, t0) = open();
+    s.handle_live(true);
+    s.wish_reconnect();
+    assert_eq!(s.state(), State::Connecting);
+    s.handle_wishes(t0);
+    assert_eq!((drain(&mut s), s.state()), (vec!["hang up: replaced on request".to_owned()], State::Connecting));
+    s.wish_close(1000, "".into());
+    assert_eq!(s.state(), State::Closing);
+    s.handle_wishes(t0);
+    assert_eq!((drain(&mut s), s.state()), (vec!["close 1000 ".to_owned()], State::Closing));
+}
+
+#[test]
+fn standings_are_the_latest_of_the_channels_that_are_wanted() {
+    let (mut s, _) = open();
+    s.handle_standing("book".into(), Some(Standing::Wanted));
+    s.handle_standing("book".into(), Some(Standing::Pending));
+    s.handle_standing("trades".into(), Some(Standing::Confirmed));
+    s.handle_standing("ticker".into(), Some(Standing::Rejected("no".into())));
+    s.handle_standing("trades".into(), None);
+    s.handle_standing("never".into(), None);
+    let expected = [("book".into(), Standing::Pending), ("ticker".into(), Standing::Rejected("no".into()))];
+    assert_eq!(*s.standings(), BTreeMap::from(expected));
+}
+
+// Calls.
+
+#[test]
+fn a_call_is_registered_for_the_open_wire() {
+    let (mut s, t0) = open();
+    assert_eq!(call(&mut s, t0, 1, SEC).unwrap().0, generation(1));
+    s.handle_live(true);
+    assert_eq!(call(&mut s, t0, 2, SEC).unwrap().0, generation(1));
+    s.handle_lost(t0, Error::Disconnected);
+    s.take_calls();
+    s.handle_opened(t0, generation(2), None);
+    assert_eq!((call(&mut s, t0, 1, SEC).unwrap().0, s.calls_pending()), (generation(2), 1));
+}
+
+#[test]
+fn without_an_open_wire_no_call_is_registered() {
+    let (mut replaced, t0) = open();
+    replaced.wish_reconnect();
+    for mut s in [new(exact()), waiting().0, replaced] {
+        assert!(matches!(call(&mut s, t0, 1, SEC), Err(Error::NotConnected)));
+        assert_eq!((s.calls_pending(), s.take_calls().len()), (0, 0));
+    }
+}
+
+#[test]
+fn a_session_that_closes_takes_no_calls() {
+    let (mut wished, t0) = open();
+    wished.wish_close(1000, "".into());
+    let mut closed = closing().0;
+    closed.handle_lost(t0, Error::Disconnected);
+    for mut s in [wished, closing().0, closed] {
+        assert!(matches!(call(&mut s, t0, 1, SEC), Err(Error::Closed)));
+        assert_eq!(s.calls_pending(), 0);
+    }
+}
+
+#[test]
+fn as_many_calls_wait_as_the_config_allows_and_no_id_twice() {
+    let (mut s, t0) = open_with(exact().calls_max(2));
+    call(&mut s, t0, 1, SEC).unwrap();
+    assert!(matches!(call(&mut s, t0, 1, SEC), Err(Error::Duplicate(Id::Number(1)))));
+    call(&mut s, t0, 2, SEC).unwrap();
+    assert!(matches!(call(&mut s, t0, 3, SEC), Err(Error::TooManyCalls { pending: 2 })));
+    s.handle_reply(t0, &Id::Number(1)).unwrap();
+    call(&mut s, t0, 3, SEC).unwrap();
+}
+
+#[test]
+fn a_wire_that_ends_gives_back_its_calls_however_it_ends() {
+    let ends: [fn(&mut Session, Instant); 4] = [
+        |s, t| s.handle_lost(t, Error::Disconnected),
+        |s, t| s.handle_failure(t, Error::Stopped),
+        |s, t| {
+            s.wish_close(1000, "".into());
+            s.handle_wishes(t);
+            s.handle_lost(t, Error::Closed);
+        },
+        |s, t| s.handle_lost(t, Error::Replaced),
+    ];
+    for end in ends {
+        let (mut s, t0) = open();
+        (1..=3).for_each(|id| _ = call(&mut s, t0, id, SEC).unwrap());
+        end(&mut s, t0);
+        let with_alarm = s.next_deadline();
+        assert_eq!(s.take_calls().into_keys().collect::<Vec<_>>(), [1, 2, 3].map(Id::Number));
+        assert_eq!((s.calls_pending(), s.take_calls().len(), s.take_expired(t0 + SEC).len()), (0, 0, 0));
+        assert_eq!((with_alarm, s.next_deadline() == with_alarm), (Some(t0 + SEC), false), "the alarm goes with them");
+        assert!(s.handle_reply(t0, &Id::Number(1)).is_none());
+    }
+}
+
+#[test]
+fn calls_go_on_while_a_close_is_under_way() {
+    let (mut s, t0) = open();
+    (1..=2).for_each(|id| _ = call(&mut s, t0, id, SEC).unwrap());
+    s.wish_close(1000, "".into());
+    s.handle_wishes(t0);
+    assert!(s.handle_receive(t0));
+    assert!(s.handle_reply(t0, &Id::Number(1)).is_some());
+    assert_eq!((s.next_deadline(), s.take_expired(t0 + SEC).len()), (Some(t0 + SEC), 1));
+}
+
+#[test]
+fn a_call_is_looked_at_when_its_deadline_comes() {
+    let (mut s, t0) = open();
+    call(&mut s, t0, 1, 5 * SEC).unwrap();
+    call(&mut s, t0, 2, 3 * SEC).unwrap();
+    assert_eq!(s.next_deadline(), Some(t0 + 3 * SEC));
+    assert_eq!(s.take_expired(t0 + 3 * SEC).len(), 1);
+    assert_eq!((s.next_deadline(), s.calls_pending()), (Some(t0 + 5 * SEC), 1));
+    assert_eq!(s.take_expired(t0 + 5 * SEC).len(), 1);
+    assert_eq!(s.next_deadline(), Some(t0 + 30 * SEC), "the ping's");
+}
+
+#[test]
+fn a_look_at_calls_that_is_early_or_repeated_is_harmless() {
+    let (mut s, t0) = open();
+    call(&mut s, t0, 1, 3 * SEC).unwrap();
+    for _ in 0..3 {
+        s.handle_timeout(t0 + 3 * SEC - Duration::from_nanos(1));
+        assert_eq!(s.take_expired(t0 + 3 * SEC - Duration::from_nanos(1)).len(), 0);
+    }
+    assert_eq!((s.next_deadline(), drain(&mut s).len()), (Some(t0 + 3 * SEC), 0));
+    let expired = [(); 3].map(|()| {
+        s.handle_timeout(t0 + 3 * SEC);
+        s.take_expired(t0 + 3 * SEC).len()
+    });
+    assert_eq!((expired, drain(&mut s).len()), ([1, 0, 0], 0));
+}
+
+#[test]
+fn the_alarm_of_a_call_that_was_answered_rings_once_for_nothing() {
+    let (mut s, t0) = open();
+    call(&mut s, t0, 1, 3 * SEC).unwrap();
+    s.handle_reply(t0 + SEC, &Id::Number(1)).unwrap();
+    assert_eq!(s.next_deadline(), Some(t0 + 3 * SEC));
+    s.handle_timeout(t0 + 3 * SEC);
+    assert_eq!((s.take_expired(t0 + 3 * SEC).len(), s.next_deadline()), (0, Some(t0 + 30 * SEC)));
+}
+
+#[test]
+fn a_reply_ends_its_call_and_measures_it() {
+    let (mut s, t0) = open();
+    call(&mut s, t0 + SEC, 1, 9 * SEC).unwrap();
+    assert!(s.handle_reply(t0 + 2 * SEC, &Id::from("1")).is_none(), "a text is another id");
+    assert_eq!(s.call_rtt(), None);
+    let (_, rtt) = s.handle_reply(t0 + 3 * SEC, &Id::Number(1)).unwrap();
+    assert_eq!((rtt, s.call_rtt(), s.calls_pending()), (2 * SEC, Some(2 * SEC), 0));
+    assert!(s.handle_reply(t0 + 4 * SEC, &Id::Number(1)).is_none(), "it ends once");
+    assert_eq!(s.call_rtt(), Some(2 * SEC));
+}
+
+#[test]
+fn a_call_that_expired_or_was_taken_back_gets_no_reply() {
+    let (mut s, t0) = open();
+    let first = call(&mut s, t0, 1, SEC).unwrap().1;
+    call(&mut s, t0, 2, SEC).unwrap();
+    assert!(s.withdraw(&Id::Number(1), first.token).is_some());
+    assert!(s.withdraw(&Id::Number(1), first.token).is_none());
+    assert_eq!(s.take_expired(t0 + SEC).len(), 1);
+    assert!([1, 2].into_iter().all(|id| s.handle_reply(t0 + SEC, &Id::Number(id)).is_none()));
+}
+
+#[test]
+fn a_receive_says_whether_a_reply_may_be_in_it() {
+    let (mut s, t0) = open();
+    assert!(!s.handle_receive(t0));
+    call(&mut s, t0, 1, SEC).unwrap();
+    assert!(s.handle_receive(t0));
+    s.take_calls();
+    assert!(!s.handle_receive(t0));
+}
+
+#[test]
+fn the_times_of_calls_do_not_run_backwards() {
+    let (mut s, t0) = open();
+    s.handle_receive(t0 + 10 * SEC);
+    call(&mut s, t0, 1, 9 * SEC).unwrap();
+    let (_, rtt) = s.handle_reply(t0 + 5 * SEC, &Id::Number(1)).unwrap();
+    assert_eq!(rtt, Duration::ZERO);
+    call(&mut s, t0, 2, 9 * SEC).unwrap();
+    assert_eq!(s.take_expired(t0).len(), 1, "its deadline was before what is known to be now");
 }
 
 // Liveness.
@@ -604,6 +994,72 @@ fn no_ping_leaves_between_wires() {
     drain(&mut s);
     s.handle_timeout(t0 + 999 * SEC);
     assert_eq!(drain(&mut s), [""; 0]);
+}
+
+#[test]
+fn a_ping_that_the_limit_holds_back_is_not_missed() {
+    let (mut s, t0) = pinged(exact().strict(true));
+    s.handle_ping_held();
+    s.handle_timeout(t0 + 40 * SEC);
+    assert_eq!((drain(&mut s).len(), s.misses(), s.next_deadline()), (0, 0, Some(t0 + 60 * SEC)));
+    assert_eq!(s.handle_pong(t0 + 45 * SEC, &own(1)), Some(15 * SEC), "it left in the end");
+}
+
+#[test]
+fn the_ping_after_one_that_was_held_back_is_judged() {
+    let (mut s, t0) = pinged(exact());
+    s.handle_ping_held();
+    s.handle_timeout(t0 + 60 * SEC);
+    s.handle_timeout(t0 + 70 * SEC);
+    assert_eq!(drain(&mut s), ["ping", "hang up: the peer is silent: not a byte for 70s"]);
+}
+
+#[test]
+fn the_ping_before_one_that_is_held_back_is_judged() {
+    let (mut s, t0) = open_with(exact().strict(true).heartbeat_interval(5 * SEC));
+    s.handle_timeout(t0 + 5 * SEC);
+    s.handle_timeout(t0 + 10 * SEC);
+    s.handle_ping_held();
+    s.handle_timeout(t0 + 15 * SEC);
+    assert_eq!(drain(&mut s)[2..], ["ping", "hang up: the peer is silent: not a byte for 15s"]);
+    assert_eq!(s.misses(), 1);
+}
+
+#[test]
+fn nothing_held_back_excuses_nothing() {
+    let (mut s, t0) = open();
+    s.handle_ping_held();
+    s.handle_timeout(t0 + 30 * SEC);
+    s.handle_timeout(t0 + 40 * SEC);
+    assert_eq!(drain(&mut s), ["ping", "hang up: the peer is silent: not a byte for 40s"]);
+}
+
+#[test]
+fn a_proof_without_a_number_settles_the_pings_before_it() {
+    let (mut s, t0) = open_with(exact().strict(true).heartbeat_interval(5 * SEC));
+    s.handle_timeout(t0 + 5 * SEC);
+    s.handle_timeout(t0 + 10 * SEC);
+    assert_eq!(s.handle_proof(t0 + 12 * SEC), Some(2 * SEC), "since the latest");
+    assert_eq!((s.rtt(), s.handle_proof(t0 + 13 * SEC)), (Some(2 * SEC), None));
+    s.handle_timeout(t0 + 24 * SEC);
+    assert_eq!((drain(&mut s), s.misses()), (vec!["ping".to_owned(); 3], 0));
+}
+
+#[test]
+fn a_proof_before_the_ping_proves_nothing() {
+    let (mut s, t0) = open_with(exact().strict(true));
+    assert_eq!(s.handle_proof(t0 + 29 * SEC), None);
+    s.handle_timeout(t0 + 30 * SEC);
+    s.handle_timeout(t0 + 40 * SEC);
+    assert_eq!(drain(&mut s).len(), 2);
+}
+
+#[test]
+fn a_proof_of_an_earlier_wire_proves_nothing() {
+    let (mut s, t0) = pinged(exact());
+    s.handle_lost(t0 + 31 * SEC, Error::Disconnected);
+    s.handle_opened(t0 + 31 * SEC, generation(2), None);
+    assert_eq!((s.handle_proof(t0 + 32 * SEC), s.rtt()), (None, None));
 }
 
 #[test]
@@ -1119,6 +1575,10 @@ fn closing() -> (Session, Instant) {
     (s, t0)
 }
 
+fn call(s: &mut Session, t: Instant, id: i64, limit: Duration) -> Result<(Generation, Registered), Error> {
+    s.register(t, Id::Number(id), t + limit, (), Arc::default())
+}
+
 fn generation(number: u32) -> Generation {
     (0..number).fold(Generation::default(), |generation, _| generation.next())
 }
@@ -1134,6 +1594,10 @@ fn refused() -> Error {
 
 fn answer(status: u16, retry_after: Option<Duration>) -> Error {
     Error::Refused(Arc::new(Refusal { status, headers: vec![], body: String::new(), retry_after }))
+}
+
+fn login_refused(fatal: bool) -> Error {
+    Error::LoginRefused { reason: "bad key".into(), fatal }
 }
 
 fn bad_certificate() -> Error {

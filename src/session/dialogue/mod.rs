@@ -216,11 +216,12 @@ impl Dialogue {
         self.report();
     }
 
-    /// Data of a channel came.
-    pub fn handle_data(&mut self, now: Instant, channel: &str, text: &str) {
+    /// Data of a channel came. Returns the gap in its sequence that lies before it, if there is one.
+    pub fn handle_data(&mut self, now: Instant, channel: &str, text: &str) -> Option<Event> {
         let now = self.clamp(now);
-        self.subscriptions.handle_data(now, channel, text, &mut self.voice);
+        let gap = self.subscriptions.handle_data(now, channel, text, &mut self.voice);
         self.report();
+        gap
     }
 
     /// Reading was stopped because the inbox is full, or resumed; then the time for answers and for data starts anew.

@@ -217,6 +217,13 @@ fn a_channel_the_dialect_refuses_is_rejected_and_no_other() {
     assert!(reported.iter().any(|line| line.starts_with("event: BAD rejected: ")), "{reported:?}");
 }
 
+#[test]
+fn a_dialect_that_names_no_channel_is_taken_to_name_one() {
+    let mut talk = Talk::new(Speech { take: 0, ..Speech::default() });
+    talk.want(1, "a b");
+    assert_eq!(talk.up(), ["logged in", "sub 1 ", "a pending", "sub 2 ", "b pending"]);
+}
+
 // Rejections.
 
 #[test]
@@ -248,10 +255,15 @@ fn a_rejected_channel_is_asked_for_at_once_when_it_is_wanted_again_or_the_wire_i
     talk.want(1, "a");
     talk.up();
     talk.reply(1, "-a:no");
+    talk.pass(SEC);
     assert_eq!(talk.want(2, "a"), ["a wanted", "sub 2 a", "a pending"]);
-    talk.reply(2, "-a:no");
+    talk.reply(2, "+a");
+    assert_eq!(talk.pass(100 * SEC), [""; 0], "its pause is forgotten");
+    talk.lose();
+    talk.up();
+    talk.reply(4, "-a:no");
     assert_eq!(talk.lose(), ["a wanted"]);
-    assert_eq!(talk.up(), ["logged in", "sub 4 a", "a pending"]);
+    assert_eq!(talk.up(), ["logged in", "sub 6 a", "a pending"]);
     assert_eq!(talk.dialogue.next_deadline(), Some(talk.now + 10 * SEC));
 }
 
@@ -279,6 +291,26 @@ fn what_was_never_asked_for_goes_without_a_word() {
     talk.lose();
     assert_eq!(talk.unwant(1), ["a gone", "b gone", "c gone", "d gone"]);
     assert_eq!(talk.up(), ["logged in", "live"]);
+}
+
+#[test]
+fn what_the_dialect_cannot_unsubscribe_is_left() {
+    let mut talk = Talk::live("a STUCK b");
+    assert_eq!(talk.unwant(1), ["a gone", "STUCK gone", "b gone", "unsub 3 a", "unsub 6 b"]);
+}
+
+#[test]
+fn what_was_asked_for_on_another_wire_only_goes_without_a_word() {
+    let mut talk = Talk::new(Speech { take: 1, ..Speech::default() });
+    talk.want(1, "a b c d");
+    talk.want(2, "e");
+    talk.up();
+    talk.reply(1, "+a");
+    talk.reply(5, "+e");
+    talk.lose();
+    talk.up();
+    assert_eq!(talk.confirm("+e"), [""; 0]);
+    assert_eq!(talk.unwant(2), ["e gone"]);
 }
 
 #[test]
@@ -351,6 +383,19 @@ fn a_request_without_an_answer_is_repeated_for_ever_and_counted() {
     assert_eq!(talk.pass(SEC), ["a wanted", "b wanted", "sub 2 a,b", "a pending", "b pending"]);
     assert_eq!(said(talk.pass(100 * SEC)).len(), 10);
     assert_eq!(talk.dialogue.retries(), 11);
+    assert_eq!(talk.reply(12, "+a +b"), ["a confirmed", "b confirmed", "live"]);
+}
+
+#[test]
+fn a_request_given_up_leaves_alone_what_is_asked_for_by_a_later_one() {
+    let mut talk = Talk::new(Speech::default());
+    talk.want(1, "a");
+    talk.want(2, "b");
+    talk.up();
+    talk.pass(5 * SEC);
+    talk.unwant(1);
+    assert_eq!(said(talk.want(1, "a")), ["sub 3 a"]);
+    assert_eq!(talk.pass(5 * SEC), ["b wanted", "sub 4 b", "b pending"]);
 }
 
 #[test]
@@ -407,6 +452,18 @@ fn channels_are_restored_in_the_order_in_which_they_were_first_wanted() {
     assert_eq!(said(talk.up()), ["sub 4 z,b,a", "sub 5 m"]);
     assert_eq!(talk.reply(4, "+z +b +a").len(), 3);
     assert_eq!(talk.reply(5, "+m"), ["m confirmed", "live"]);
+}
+
+#[test]
+fn a_wire_that_replaces_another_without_a_word_begins_anew() {
+    let mut talk = Talk::live("a");
+    assert_eq!(talk.up(), ["a wanted", "logged in", "sub 3 a", "a pending"]);
+    talk.block(true);
+    talk.pass(10 * SEC);
+    assert_eq!(said(talk.up()), ["sub 5 a"]);
+    assert_eq!(talk.pass(10 * SEC), ["a wanted", "sub 6 a", "a pending"], "reading is not stopped on a new wire");
+    talk.lose();
+    assert!(!talk.dialogue.awaits(&id(5)), "what was given up is forgotten too");
 }
 
 #[test]
@@ -478,6 +535,8 @@ fn the_shortest_limit_of_those_who_want_a_channel_counts() {
     talk.unwant(2);
     assert_eq!(talk.pass(47 * SEC), [""; 0]);
     assert_eq!(talk.pass(SEC).first().unwrap(), "event: a silent for 50s");
+    talk.unwant(1);
+    assert!(!talk.dialogue.watches_data());
 }
 
 #[test]
@@ -575,17 +634,17 @@ fn time_never_runs_backwards() {
 }
 
 #[test]
-fn old_ids_are_forgotten_at_a_bound() {
-    let mut talk = Talk::live("");
-    for number in 0..=SAID_MAX {
-        talk.dialogue.voice.say(String::new(), false, Some(id(number as u64)), None);
-    }
-    assert!(!talk.dialogue.awaits(&id(0)) && talk.dialogue.awaits(&id(1)) && talk.dialogue.awaits(&id(SAID_MAX as u64)));
+fn old_ids_are_forgotten_at_a_bound_but_not_those_that_are_awaited() {
+    let mut talk = Talk::logged_in(Speech { steps: 1, refresh: Some(60 * SEC), ..Speech::default() });
+    talk.pass(60 * SEC);
     talk.want(1, "a");
     for number in 0..=SAID_MAX {
-        talk.dialogue.voice.say(String::new(), false, Some(id(number as u64 + (1 << 40))), None);
+        talk.dialogue.voice.say(String::new(), false, Some(id(number as u64 + 100)), None);
     }
-    assert!(talk.dialogue.awaits(&id(1)), "what waits for its answer is not");
+    assert_eq!(
+        [0, 2, 3, 100, 101, SAID_MAX as u64].map(|number| talk.dialogue.awaits(&id(number))),
+        [false, true, true, false, true, true]
+    );
 }
 
 #[test]
@@ -682,8 +741,8 @@ impl Talk {
     }
 
     fn data(&mut self, channel: &str, text: &str) -> Vec<String> {
-        self.dialogue.handle_data(self.now, channel, text);
-        self.deeds()
+        let gap = self.dialogue.handle_data(self.now, channel, text);
+        gap.map(Deed::Emit).map(show).into_iter().chain(self.deeds()).collect()
     }
 
     fn block(&mut self, blocked: bool) {
@@ -792,7 +851,7 @@ impl Default for Speech {
 impl Speech {
     fn list(&self, verb: &str, number: u64, channels: &[&str]) -> Result<Subscribe> {
         let channels = &channels[..channels.len().min(self.take)];
-        if channels.contains(&"BAD") {
+        if channels.contains(&"BAD") || (verb == "unsub" && channels.contains(&"STUCK")) {
             return Err(self.lacks("such channels"));
         }
         let text = format!("{verb} {} {}", number - NUMBER_FIRST, channels.join(","));
