@@ -991,7 +991,7 @@ impl Stage {
         }
     }
 
-    fn check_order(&self, frames: &[Frame]) {
+    fn check_order(&self, frames: &[(OpCode, Vec<u8>)]) {
         let close = frames.iter().position(|frame| frame.0 == OpCode::Control(Control::Close));
         assert!(close.is_none_or(|close| close + 1 == frames.len()), "frames after a close: {frames:?}");
         // Who was accepted first leaves first, unless the later one has more of a hurry.

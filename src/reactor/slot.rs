@@ -406,7 +406,7 @@ impl Slot {
                 match text.and_then(|text| Ok((outgoing(&text)?, text))) {
                     Ok((costs, text)) => {
                         let outgoing = Outgoing { costs, lane: Lane::Control, ..Outgoing::text(&text) };
-                        self.shared.say(outgoing) == Some(Sent::Queued)
+                        !matches!(self.shared.say(outgoing), Some(Sent::Written | Sent::Buffered))
                     }
                     Err(panicked) => return self.fail(turn, panicked),
                 }
