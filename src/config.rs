@@ -507,8 +507,8 @@ impl Config {
             return Err(Error::config("subprotocol", format!("{name} is offered twice")));
         }
         check_headers(&self.headers)?;
-        governor::validate(&self.rate_limits)?;
-        governor::validate(self.dial_limit.as_deref().map_or(&[], slice::from_ref))?;
+        governor::validate("rate_limit", &self.rate_limits)?;
+        governor::validate("dial_limit", self.dial_limit.as_deref().map_or(&[], slice::from_ref))?;
         Ok(target)
     }
 }

@@ -38,6 +38,11 @@ impl Ticket {
         self.0.load(Ordering::Acquire) == SENT
     }
 
+    /// Whether the message was taken back.
+    pub fn is_withdrawn(&self) -> bool {
+        self.0.load(Ordering::Acquire) == WITHDRAWN
+    }
+
     /// Whether the message may still reach the peer, or has.
     pub fn may_arrive(&self) -> bool {
         matches!(self.0.load(Ordering::Acquire), BEGUN | SENT)

@@ -39,7 +39,6 @@ const WAKES_MAX: usize = 300;
 
 /// Defects of the library that this world has found and looks away from.
 const SKIP_UNFILED: bool = true;
-const SKIP_TEXT_PING_HELD: bool = true;
 const SKIP_PING_BEFORE_LIVE: bool = true;
 const SKIP_REFRESH_DEADLINE: bool = true;
 const SKIP_LATE_DEEDS: bool = true;
@@ -139,7 +138,7 @@ struct World {
     link: Link,
     generation: Generation,
     dial: u64,
-    orders: Vec<Order>,
+    orders: Vec<(u64, Order)>,
     posted: bool,
     pongs: Vec<Vec<u8>>,
     /// How many messages the inbox still takes.
@@ -545,6 +544,7 @@ impl World {
         self.excused = false;
         // It stays well, and what is asked is answered.
         let (healed, first) = (self.generation, self.calls.len());
+        let (asked, pinged) = self.wires.last().map_or((0, 0), |wire| (wire.asked, wire.pinged));
         let proof = self.now + PROOF;
         while self.now < proof {
             let lane = Lane::Normal;
@@ -559,7 +559,7 @@ impl World {
         check!(self, self.generation == healed, "a healthy wire was lost: {healed}, then {}", self.generation);
         let ills = self.ills();
         check!(self, ills.is_none(), "not well any more: {}", ills.unwrap_or_default());
-        if let Some(wire) = self.wires.last() {
+        if let Some(wire) = self.wires.last().filter(|wire| wire.asked > asked + 1 && wire.pinged > pinged + 1) {
             let (asked, pinged) = (wire.asked.saturating_sub(1), wire.pinged.saturating_sub(1));
             let is_answered = wire.ponged >= pinged && wire.answered.last().copied().unwrap_or(0) >= asked;
             check!(self, is_answered, "pings {pinged} or probes {asked} were not answered");
@@ -765,7 +765,9 @@ impl World {
         }
         self.session.handle_wishes(self.now);
         self.obey();
-        for order in mem::take(&mut self.orders) {
+        let orders = mem::take(&mut self.orders);
+        let Some(last) = orders.last().map(|(number, _)| *number) else { return };
+        for (_, order) in orders {
             match order {
                 Order::Want { subscriber, channels, silence, sequenced } => {
                     self.dialogue.want(self.now, subscriber, &channels, silence, sequenced);
@@ -778,6 +780,7 @@ impl World {
             }
         }
         self.converse();
+        self.session.handle_orders(last);
     }
 
     fn handle_writable(&mut self) {
@@ -980,8 +983,7 @@ impl World {
     fn ping(&mut self, payload: [u8; 8]) {
         match self.dialect.ping(u64::from_be_bytes(payload)) {
             Some(text) => {
-                if !self.say_own(&text, Lane::Control, None) && SKIP_TEXT_PING_HELD {
-                    // The shell does not say so of texts, and a strict session takes the peer for silent.
+                if !self.say_own(&text, Lane::Control, None) {
                     self.session.handle_ping_held();
                 }
             }
@@ -1100,7 +1102,8 @@ impl World {
         match self.dialect.clone().classify(text) {
             Inbound::Data { channel } => {
                 if self.dialogue.watches_data() {
-                    self.dialogue.handle_data(at, &channel, text);
+                    let gap = self.dialogue.handle_data(at, &channel, text);
+                    gap.into_iter().for_each(|gap| self.report(gap));
                 }
                 self.deliver();
             }
@@ -1342,7 +1345,7 @@ impl World {
         let state = self.session.state();
         if !self.wished || !is_open {
             let expected = match &self.link {
-                Link::Open(half) if half.is_open && confirmed => State::Live,
+                Link::Open(half) if half.is_open && confirmed && self.orders.is_empty() => State::Live,
                 Link::Open(half) if half.is_open => State::Open,
                 Link::Open(_) | Link::Dialing(_) => State::Connecting,
                 Link::Down => State::Waiting,
@@ -1497,11 +1500,16 @@ impl World {
                 }
             }
             70..82 => self.subscribe(true),
-            82..92 => {
+            82..94 => {
                 let held: Vec<_> = self.held.keys().copied().collect();
                 if !held.is_empty() {
-                    let one = self.rng.below(held.len() as u64) as usize;
-                    self.unsubscribe(held[one]);
+                    let one = held[self.rng.below(held.len() as u64) as usize];
+                    let channels = self.held[&one].clone();
+                    self.unsubscribe(one);
+                    if self.rng.chance(30) {
+                        // Another mind, before or after the venue has heard of it.
+                        self.want(channels);
+                    }
                 }
             }
             _ => {
@@ -1552,7 +1560,9 @@ impl World {
         let is_true = match &sent {
             Ok(Sent::Written) => taken_back || (unsent == 0 && whole),
             Ok(Sent::Buffered) => unsent > 0 && !whole && (before == 0 || unsent <= self.terms.unsent_max),
-            Ok(Sent::Queued) => self.governor.is_some() && !whole && (1..=2 * self.terms.queue).contains(&waiting),
+            Ok(Sent::Queued) => {
+                self.governor.is_some() && !whole && (usize::from(!taken_back)..=2 * self.terms.queue).contains(&waiting)
+            }
             Err(Error::Throttled { wait }) => self.terms.queue == 0 && !wait.is_zero() && *wait <= longest,
             Err(Error::QueueFull { waiting: told }) => self.terms.queue > 0 && (self.terms.queue..=waiting).contains(told),
             Err(Error::Full { unsent: told }) => *told == before && before > 0 && unsent == before,
@@ -1735,6 +1745,14 @@ impl World {
         {
             return self.calls[*call].id.clone();
         }
+        if self.rng.chance(15) {
+            // An id serves again; if its message has left nobody could tell to which call a late reply belongs.
+            let may_come = |id: &Id| self.calls.iter().any(|call| call.id == *id && !self.sends[call.message].disclaimed);
+            let is_free = |call: &&Waiting| (call.end.is_some() || call.refused) && !may_come(&call.id);
+            if let Some(call) = self.calls.iter().rev().take(20).find(is_free) {
+                return call.id.clone();
+            }
+        }
         self.number += 1;
         let number = self.number as i64;
         if self.rng.chance(10) { Id::Text(format!("t{number}").into()) } else { Id::Number(number) }
@@ -1751,21 +1769,29 @@ impl World {
         if any && self.rng.chance(10) {
             channels.insert(Arc::from(BAD));
         }
+        self.want(channels.into_iter().collect());
+    }
+
+    fn want(&mut self, channels: Vec<Arc<str>>) {
         let silence = self.rng.chance(25).then(|| self.rng.between(2 * SEC, 4 * SEC));
-        let (channels, sequenced): (Vec<_>, _) = (channels.into_iter().collect(), self.rng.chance(30));
+        let sequenced = self.rng.chance(30);
         self.number += 1;
         let subscriber = self.number;
         self.note(format_args!("  subscription {subscriber}: {channels:?}, silence {silence:?}, sequenced {sequenced}"));
         self.held.insert(subscriber, channels.clone());
-        self.orders.push(Order::Want { subscriber, channels, silence, sequenced });
+        self.order(Order::Want { subscriber, channels, silence, sequenced });
         self.count("subscriptions");
-        self.post();
     }
 
     fn unsubscribe(&mut self, subscriber: u64) {
         self.note(format_args!("  subscription {subscriber} dropped"));
         self.held.remove(&subscriber);
-        self.orders.push(Order::Unwant(subscriber));
+        self.order(Order::Unwant(subscriber));
+    }
+
+    fn order(&mut self, order: Order) {
+        let number = self.session.wish_order();
+        self.orders.push((number, order));
         self.post();
     }
 

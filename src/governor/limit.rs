@@ -224,17 +224,17 @@ impl Pressure {
 /// # Errors
 ///
 /// [`Error::Config`] for `rate_limit`, with what is wrong.
-pub(crate) fn validate(limits: &[RateLimit]) -> Result<()> {
+pub(crate) fn validate(setting: &'static str, limits: &[RateLimit]) -> Result<()> {
     if limits.len() > LIMITS_MAX {
-        return Err(Error::config("rate_limit", format!("{} limits, at most {LIMITS_MAX} are possible", limits.len())));
+        return Err(Error::config(setting, format!("{} limits, at most {LIMITS_MAX} are possible", limits.len())));
     }
     for (index, limit) in limits.iter().enumerate() {
-        limit.check().map_err(|reason| Error::config("rate_limit", reason))?;
+        limit.check().map_err(|reason| Error::config(setting, reason))?;
         // One meter that is charged twice for a message would be in its own way.
         if let Some(name) = &limit.name
             && limits[..index].iter().any(|earlier| earlier.name.as_ref() == Some(name))
         {
-            return Err(Error::config("rate_limit", format!("{name:?} is named twice")));
+            return Err(Error::config(setting, format!("{name:?} is named twice")));
         }
     }
     Ok(())
@@ -257,7 +257,7 @@ mod tests {
     const SEC: Duration = Duration::from_secs(1);
 
     fn reason(limit: RateLimit) -> String {
-        validate(&[limit]).expect_err("wrong settings").to_string()
+        validate("rate_limit", &[limit]).expect_err("wrong settings").to_string()
     }
 
     #[test]
@@ -281,27 +281,30 @@ mod tests {
 
     #[test]
     fn extreme_settings_that_make_sense_are_accepted() {
-        validate(&[
-            RateLimit::bucket(1, 1, Duration::from_nanos(1)),
-            RateLimit::bucket(u32::MAX, u32::MAX, DURATION_MAX).reserved(0),
-            RateLimit::window(1, DURATION_MAX).margin(DURATION_MAX),
-            RateLimit::window(u32::MAX, Duration::from_nanos(1)).margin(Duration::ZERO).reserved(u32::MAX - 1),
-        ])
+        validate(
+            "rate_limit",
+            &[
+                RateLimit::bucket(1, 1, Duration::from_nanos(1)),
+                RateLimit::bucket(u32::MAX, u32::MAX, DURATION_MAX).reserved(0),
+                RateLimit::window(1, DURATION_MAX).margin(DURATION_MAX),
+                RateLimit::window(u32::MAX, Duration::from_nanos(1)).margin(Duration::ZERO).reserved(u32::MAX - 1),
+            ],
+        )
         .expect("all are possible");
     }
 
     #[test]
     fn a_connection_has_a_bounded_number_of_limits() {
         let limit = || RateLimit::window(2, SEC);
-        validate(&vec![limit(); LIMITS_MAX]).expect("as many as possible");
-        validate(&vec![limit(); LIMITS_MAX + 1]).expect_err("one too many");
+        validate("rate_limit", &vec![limit(); LIMITS_MAX]).expect("as many as possible");
+        validate("rate_limit", &vec![limit(); LIMITS_MAX + 1]).expect_err("one too many");
     }
 
     #[test]
     fn a_connection_names_an_account_once() {
         let named = |name| RateLimit::window(2, SEC).shared(name);
-        validate(&[named("a"), named("b")]).expect("two accounts");
-        validate(&[named("a"), named("b"), named("a")]).expect_err("one account twice");
+        validate("rate_limit", &[named("a"), named("b")]).expect("two accounts");
+        validate("rate_limit", &[named("a"), named("b"), named("a")]).expect_err("one account twice");
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Governor {
     ///
     /// [`Error::Config`] for `rate_limit`: wrong settings, or a name that is in use with other settings.
     pub fn new(limits: &[RateLimit], now: Instant) -> Result<Option<Arc<Self>>> {
-        validate(limits)?;
+        validate("rate_limit", limits)?;
         if limits.is_empty() {
             return Ok(None);
         }

@@ -98,6 +98,8 @@ struct Flight {
     left: usize,
     ticket: Arc<Ticket>,
     deadline: Instant,
+    /// When its time was over, it had not left yet.
+    held: bool,
 }
 
 impl Subscriptions {
@@ -292,7 +294,7 @@ impl Subscriptions {
                         self.enter(name, Some(Stage::Pending { request: number }), voice);
                     }
                     let (left, deadline) = (names.len(), later(now, self.rules.confirm_timeout));
-                    self.flights.push(Flight { number, id: request.id, names, left, ticket, deadline });
+                    self.flights.push(Flight { number, id: request.id, names, left, ticket, deadline, held: false });
                 }
                 Err(error) if given == 1 => {
                     if let Some(name) = self.queue.values().next().cloned() {
@@ -347,9 +349,13 @@ impl Subscriptions {
 
     /// Requests that were not answered in time are given up, and what they asked for is wanted again.
     fn give_up_flights(&mut self, now: Instant, voice: &mut Voice) {
-        for flight in self.flights.iter_mut().filter(|flight| flight.deadline <= now && !flight.ticket.is_sent()) {
-            // It waits for the rate limit; the venue has not been asked yet.
-            flight.deadline = later(now, self.rules.confirm_timeout);
+        for flight in self.flights.iter_mut().filter(|flight| flight.deadline <= now) {
+            let is_sent = flight.ticket.is_sent();
+            if !is_sent || flight.held {
+                // It waits for the rate limit, or has until a moment ago: the venue has all its time yet.
+                flight.held = !is_sent;
+                flight.deadline = later(now, self.rules.confirm_timeout);
+            }
         }
         for flight in self.flights.extract_if(.., |flight| flight.deadline <= now).collect::<Vec<_>>() {
             self.given_up += 1;

@@ -138,6 +138,12 @@ struct Waiting {
     is_own: bool,
 }
 
+impl Waiting {
+    fn is_withdrawn(&self) -> bool {
+        self.ticket.as_ref().is_some_and(|ticket| ticket.is_withdrawn())
+    }
+}
+
 /// Messages that did not leave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Unsent {
@@ -430,7 +436,7 @@ impl<W: Write> Out<W> {
 
     /// How many messages of callers wait for the rate limit.
     pub fn waiting(&self) -> usize {
-        self.waiting.values().filter(|waiting| !waiting.is_own).count()
+        self.waiting.values().filter(|waiting| !waiting.is_own && !waiting.is_withdrawn()).count()
     }
 
     /// Whether anything waits for the rate limit, so that the reactor must come back.
@@ -465,7 +471,8 @@ impl<W: Write> Out<W> {
     /// Lets a message wait for the governor, or refuses it.
     fn wait(&mut self, outgoing: &Outgoing<'_>, wait: Duration) -> Result<Sent, Error> {
         let Outgoing { opcode, payload, lane, costs, is_own, .. } = *outgoing;
-        // What has less of a hurry takes no room from what has more.
+        // What was taken back takes no room, nor does what has less of a hurry take it from what has more.
+        self.waiting.retain(|_, waiting| !waiting.is_withdrawn());
         let waiting = self.waiting.range(..=(lane, u64::MAX)).filter(|(_, waiting)| waiting.is_own == is_own).count();
         if is_own {
             if lane == Lane::Control && waiting >= ANSWERS_MAX {

@@ -121,8 +121,8 @@ enum Renewal {
     Never,
     /// It begins at this time, with what the login left.
     Due { at: Instant, token: Secret },
-    /// It waits for a reply.
-    Asked { exchange: Exchange, token: Secret, ticket: Arc<Ticket>, deadline: Instant },
+    /// It waits for a reply; `held` if it had not left when its time was over.
+    Asked { exchange: Exchange, token: Secret, ticket: Arc<Ticket>, deadline: Instant, held: bool },
 }
 
 /// A request of a login that waits for its reply.
@@ -259,11 +259,13 @@ impl Dialogue {
                 let token = token.clone();
                 self.log_in(stamp, 0, None, Some(token));
             }
-            Phase::Open(Renewal::Asked { ticket, deadline, .. }) if *deadline <= now && !self.blocked => {
-                if ticket.is_sent() {
+            Phase::Open(Renewal::Asked { ticket, deadline, held, .. }) if *deadline <= now && !self.blocked => {
+                let is_sent = ticket.is_sent();
+                if is_sent && !*held {
                     self.replace("the refresh of the login was not answered".into());
                 } else {
-                    // It waits for the rate limit; the venue has not been asked yet.
+                    // It waits for the rate limit, or has until a moment ago: the venue has all its time yet.
+                    *held = !is_sent;
                     *deadline = later(now, self.rules.confirm_timeout);
                 }
             }
@@ -315,7 +317,7 @@ impl Dialogue {
                 self.phase = match (token, ticket) {
                     (Some(token), Some(ticket)) => {
                         let deadline = later(self.now, self.rules.confirm_timeout);
-                        Phase::Open(Renewal::Asked { exchange, token, ticket, deadline })
+                        Phase::Open(Renewal::Asked { exchange, token, ticket, deadline, held: false })
                     }
                     _ => Phase::LoggingIn(exchange),
                 };

@@ -116,6 +116,7 @@ fn a_refresh_that_waits_for_the_rate_limit_is_given_more_time() {
     talk.throttled = true;
     assert_eq!(talk.pass(89 * SEC), ["!login 2 0 - "]);
     talk.release();
+    assert_eq!(talk.pass(10 * SEC), [""; 0], "it has left a moment ago");
     assert_eq!(talk.pass(SEC), ["hangup: the refresh of the login was not answered"]);
 }
 
@@ -432,7 +433,7 @@ fn a_request_that_waits_for_the_rate_limit_is_not_repeated() {
     talk.up();
     assert_eq!(talk.pass(25 * SEC), [""; 0]);
     talk.release();
-    assert_eq!(talk.pass(4 * SEC), [""; 0]);
+    assert_eq!(talk.pass(14 * SEC), [""; 0], "it has left a moment ago");
     assert_eq!(said(talk.pass(SEC)), ["sub 2 a"]);
 }
 
