@@ -221,6 +221,9 @@ impl Client {
     /// Calls a method of the venue's and waits for the result, which is read as `T`. One limit holds for everything
     /// ([`Config::call_timeout`]), waiting for the rate limit included.
     ///
+    /// Under [`Overflow::Block`](crate::Overflow::Block) somebody else must empty the inbox meanwhile: a full one keeps the reply from
+    /// being read.
+    ///
     /// `params` is whatever serializes to a JSON array or object; `()` for none. [`rpc!`](crate::rpc) declares methods once.
     ///
     /// # Errors
@@ -230,9 +233,10 @@ impl Client {
     /// to receive the reply; nothing is sent then.
     ///
     /// ```no_run
+    /// # use serde_json::{Value, json};
     /// # use zen_websocket::{Config, JsonRpc, connect};
     /// let (client, inbox) = connect(Config::new("wss://www.example.com/ws").dialect(JsonRpc::default()))?;
-    /// let ticker: serde_json::Value = client.call("public/ticker", [("instrument_name", "BTC-PERPETUAL")])?;
+    /// let ticker: Value = client.call("public/ticker", json!({ "instrument_name": "BTC-PERPETUAL" }))?;
     /// # Ok::<(), zen_websocket::Error>(())
     /// ```
     pub fn call<T: DeserializeOwned>(&self, method: &str, params: impl Serialize) -> Result<T> {

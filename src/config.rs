@@ -377,7 +377,8 @@ impl Config {
     }
 
     /// From which state on messages of callers may leave on a new wire. Default [`State::Open`]: as soon as the login has succeeded,
-    /// ahead of the restore. With [`State::Live`] only when every channel wanted is confirmed. No other state will do.
+    /// ahead of the restore. With [`State::Live`] only when every channel wanted is confirmed; a channel that the venue refuses holds them
+    /// until its subscription is dropped. No other state will do.
     pub fn hold_until(mut self, state: State) -> Self {
         self.hold_until = state;
         self
@@ -411,7 +412,8 @@ impl Config {
 
     /// Limits the dials to the host of the URL, of all connections in the process that set it; a limit that is
     /// [shared](RateLimit::shared) by another name counts under that name. A dial that is not allowed yet waits, is reported as
-    /// [`DialFailed`](crate::Event::DialFailed) with [`Error::Throttled`], and does not count as an attempt. None by default.
+    /// [`DialFailed`](crate::Event::DialFailed) with [`Error::Throttled`], and does not count as an attempt: a first connect waits as long
+    /// as the limit makes it. A dial costs what a control frame does. None by default.
     pub fn dial_limit(mut self, limit: RateLimit) -> Self {
         self.dial_limit = Some(Arc::new(limit));
         self

@@ -103,11 +103,12 @@ pub enum Error {
         /// Whether the request had left whole.
         sent: bool,
     },
-    /// No wire is open right now, or no login has succeeded on it yet; nothing was sent.
+    /// No wire is open right now, no login has succeeded on it yet, or messages are [held](crate::Config::hold_until) until it is live;
+    /// nothing was sent.
     NotConnected,
     /// The call would block the thread that has to do its work; use the variant that does not wait.
     OnReactor,
-    /// A handler panicked; its connection was closed.
+    /// A handler, a dialect or a cost function panicked; its connection was closed.
     Panicked(Arc<str>),
     /// The peer ended the wire with a Close frame.
     PeerClosed {
@@ -365,7 +366,7 @@ impl Error {
             Self::Lost { sent: true, .. } => "ask the venue what became of the request before sending it again",
             Self::NotConnected => "wait for the next Open event",
             Self::OnReactor => "use open, try_recv or start_close, or call from another thread",
-            Self::Panicked(_) => "mend the handler",
+            Self::Panicked(_) => "mend the code that panicked",
             Self::PeerClosed { .. } => "see the venue's documentation for this close code",
             Self::Protocol { code: 1009, .. } => "raise max_message if the venue sends such messages",
             Self::Protocol { .. } => "report it to the venue; the connection is dialled again",
@@ -430,7 +431,7 @@ impl fmt::Display for Error {
             Self::Lost { cause, sent: false } => write!(f, "the wire ended before the request had left: {cause}"),
             Self::NotConnected => f.write_str("not connected"),
             Self::OnReactor => f.write_str("a blocking call on the thread that turns the reactor"),
-            Self::Panicked(message) => write!(f, "a handler panicked: {message}"),
+            Self::Panicked(message) => write!(f, "user code panicked: {message}"),
             Self::PeerClosed { code, reason } => {
                 write!(f, "the peer closed with code {}", code.unwrap_or(1005))?;
                 if reason.is_empty() { Ok(()) } else { write!(f, ": {}", reason.escape_debug()) }

@@ -2,7 +2,8 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -553,6 +554,42 @@ fn calls_under_way_end_when_the_venue_breaks_the_protocol() {
 }
 
 #[test]
+fn what_is_said_not_to_have_been_sent_never_arrives_however_often_wires_break() {
+    let set = |config: Config| json_rpc(config).stable_after(ms(1)).base_delay(ms(1)).max_backoff(ms(1));
+    let server = MockServer::builder().script(Script::new().ignore()).captured_max(1_000_000).start().unwrap();
+    let (first, client, inbox) = join(&server, set(config(&server)));
+    let done = AtomicBool::new(false);
+    let denied: HashSet<String> = thread::scope(|scope| {
+        let callers = [0, 1, 2].map(|thread| {
+            scope.spawn({
+                let (client, done) = (&client, &done);
+                move || {
+                    (0..)
+                        .take_while(|_| !done.load(Ordering::Relaxed))
+                        .filter_map(|n| deny(client, format!("{thread} {n}")))
+                        .collect::<Vec<_>>()
+                }
+            })
+        });
+        let mut peer = first;
+        for _ in 0..50 {
+            peer.expect(Matcher::any(), WAIT).unwrap();
+            peer.reset();
+            until_open(&inbox);
+            peer = server.accept(WAIT).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect()
+    });
+    client.close().unwrap();
+    assert!(server.wait_connections(0, WAIT));
+    let heard = server.captured().into_iter().filter_map(|it| it.text().map(|text| serde_json::from_str::<Value>(text).unwrap()));
+    let heard: Vec<_> = heard.map(|request| request["method"].as_str().unwrap().to_owned()).collect();
+    assert!(!denied.is_empty() && !heard.is_empty());
+    assert_eq!(heard.iter().filter(|method| denied.contains(*method)).collect::<Vec<_>>(), [""; 0]);
+}
+
+#[test]
 fn a_reply_in_front_of_a_close_frame_counts() {
     let (_server, peer, client, _inbox) = by_hand();
     let calls = [1, 2].map(|n| client.start_call("m", [n]).unwrap());
@@ -761,7 +798,7 @@ fn a_call_started_in_a_handler_is_finished_in_a_later_event() {
     let handler = Handler::new().text(move |context, text| match text {
         "start" => {
             let call = context.urgent().start_call("m", [1]).unwrap();
-            assert!(matches!(call.wait_timeout(WAIT), Err(Error::OnReactor)));
+            assert!(call.wait_timeout(NEVER).unwrap_err().may_have_been_sent(), "it does not wait here");
             started = Some(call);
         }
         _ => send.send(started.take().unwrap().wait()).unwrap(),
@@ -781,7 +818,7 @@ fn waiting_in_a_handler_for_a_call_without_reply_is_refused() {
     let client = connect_with(json_rpc(config(&server)), handler).unwrap();
     let peer = server.accept(WAIT).unwrap();
     peer.send_text("now");
-    assert!(matches!(outcomes.recv_timeout(WAIT).unwrap(), Err(Error::OnReactor)));
+    assert!(outcomes.recv_timeout(WAIT).unwrap().unwrap_err().may_have_been_sent());
     request(&peer);
     assert_eq!(client.stats().calls_pending, 0, "it was given up");
 }
@@ -817,7 +854,7 @@ fn the_thread_that_turns_a_driver_starts_calls_and_does_not_wait_for_them() {
     turn_until(&mut driver, || client.state() == State::Live);
     assert!(matches!(client.call::<Value>("m", [1]), Err(Error::OnReactor)));
     let call = client.start_call("m", [2]).unwrap();
-    assert!(matches!(call.wait_timeout(WAIT), Err(Error::OnReactor)));
+    assert!(call.wait_timeout(NEVER).unwrap_err().may_have_been_sent(), "it does not wait here");
     turn_until(&mut driver, || client.stats().calls_pending == 0);
     assert_eq!(call.wait().unwrap().result::<[u8; 1]>().unwrap(), [2]);
     assert_eq!(server.captured().len(), 1);
@@ -1227,6 +1264,12 @@ fn ended_by(end: impl FnOnce(Client, &Reactor)) -> Error {
         Err(Error::Lost { cause, sent: true }) => (*cause).clone(),
         other => panic!("{other:?}"),
     }
+}
+
+/// The method, if the call ends as one that was not sent.
+fn deny(client: &Client, method: String) -> Option<String> {
+    let outcome = client.with_call_timeout(ms(2)).call::<Value>(&method, ());
+    outcome.is_err_and(|error| !error.may_have_been_sent()).then_some(method)
 }
 
 fn turn_until(driver: &mut Driver, is_so: impl Fn() -> bool) {

@@ -473,7 +473,7 @@ fn a_panic_of_the_dial_hook_fails_the_dial() {
     let config = config(&server).on_dial(|_| panic!("boom")).connect_attempts(1);
     let error = connect(config).unwrap_err();
     assert!(matches!(error, Error::DialHook(_)));
-    assert_eq!(error.to_string(), "the dial hook failed: a handler panicked: boom");
+    assert_eq!(error.to_string(), "the dial hook failed: user code panicked: boom");
     assert_eq!(server.accepted(), 0);
 }
 

@@ -630,7 +630,7 @@ fn the_hooks_keep_their_order_when_the_handler_panics() {
     let handler = Handler::new().state(|_, event| assert!(!matches!(event, Event::Open), "boom"));
     let _ = open_with(config, handler).unwrap().wait(State::Closed, WAIT);
     let calls: Vec<_> = (0..2).map(|_| calls.recv_timeout(WAIT).unwrap()).collect();
-    assert_eq!(calls, ["open", "lost: a handler panicked: boom"]);
+    assert_eq!(calls, ["open", "lost: user code panicked: boom"]);
 }
 
 #[test]

@@ -170,7 +170,7 @@ fn a_handler_that_panics_ends_its_own_connection_only() {
         other => panic!("{other:?}"),
     }
     let states: Vec<_> = std::iter::from_fn(|| states.recv_timeout(WAIT).ok()).collect();
-    assert_eq!(states, ["dialing 1", "open", "closed: a handler panicked: cannot handle this"]);
+    assert_eq!(states, ["dialing 1", "open", "closed: user code panicked: cannot handle this"]);
     neighbour.send("alive").unwrap();
     assert_eq!(text(&inbox), "alive");
 }

@@ -38,13 +38,7 @@ const PROOF: Duration = Duration::from_secs(6);
 const WAKES_MAX: usize = 300;
 
 /// Defects of the library that this world has found and looks away from.
-const SKIP_UNFILED: bool = true;
-const SKIP_PING_BEFORE_LIVE: bool = true;
-const SKIP_REFRESH_DEADLINE: bool = true;
-const SKIP_LATE_DEEDS: bool = true;
 const SKIP_STRAY_REJECTION: bool = true;
-const SKIP_LOST_DIAL: bool = true;
-const SKIP_URGENT_UNSAID: bool = true;
 
 /// How many lines are kept of a world; `ZEN_WORLD_LOG=n` keeps more.
 const LOG_MAX: usize = 40;
@@ -161,8 +155,6 @@ struct World {
     /// Channels the venue refuses as long as there are faults.
     cursed: BTreeSet<String>,
     story: char,
-    /// A wire was lost for a reason that is being looked away from.
-    excused: bool,
     closing: Option<Instant>,
     wished: bool,
     log: VecDeque<String>,
@@ -363,7 +355,8 @@ struct Wire {
     logins_heard: usize,
     in_heard: bool,
     accepted_heard: BTreeSet<String>,
-    refresh_failed: bool,
+    refresh_refused: bool,
+    refresh_late: bool,
     /// When the latest request for a refresh was taken by the kernel.
     refresh_asked: Option<Instant>,
 }
@@ -466,7 +459,6 @@ impl World {
             subscribed: BTreeMap::new(),
             cursed,
             story: 'b',
-            excused: false,
             closing: None,
             wished: false,
             log: VecDeque::new(),
@@ -541,7 +533,6 @@ impl World {
         let ills = self.ills();
         check!(self, ills.is_none(), "not healed: {}", ills.unwrap_or_default());
         self.count("healed");
-        self.excused = false;
         // It stays well, and what is asked is answered.
         let (healed, first) = (self.generation, self.calls.len());
         let (asked, pinged) = self.wires.last().map_or((0, 0), |wire| (wire.asked, wire.pinged));
@@ -553,9 +544,6 @@ impl World {
             self.pass(SEC);
         }
         self.pass(5 * SEC);
-        if self.excused {
-            return;
-        }
         check!(self, self.generation == healed, "a healthy wire was lost: {healed}, then {}", self.generation);
         let ills = self.ills();
         check!(self, ills.is_none(), "not well any more: {}", ills.unwrap_or_default());
@@ -784,7 +772,11 @@ impl World {
     }
 
     fn handle_writable(&mut self) {
-        if matches!(&self.link, Link::Open(half) if half.unsent) && self.flush().is_some() {
+        if !matches!(&self.link, Link::Open(half) if half.unsent) {
+            return;
+        }
+        let failure = self.flush();
+        if failure.is_some() || matches!(&self.link, Link::Open(half) if half.held_until.is_some()) {
             self.post();
         }
     }
@@ -935,16 +927,16 @@ impl World {
 
     fn converse(&mut self) {
         loop {
-            let mut deeds = self.dialogue.take_deeds();
+            let deeds = self.dialogue.take_deeds();
             if deeds.is_empty() {
                 return;
             }
-            if SKIP_LATE_DEEDS {
-                // Deeds behind a hang-up, in one batch with it, would tell of the wire after its loss.
-                deeds.sort_by_key(|deed| matches!(deed, Deed::Hangup(_)));
-            }
+            let (generation, had_wire) = (self.generation, matches!(self.link, Link::Open(_)));
             for deed in deeds {
+                let is_stale = had_wire && (self.generation != generation || !matches!(self.link, Link::Open(_)));
                 match deed {
+                    Deed::Standing(channel, None) => self.session.handle_standing(channel, None),
+                    _ if is_stale => self.count("stale deeds"),
                     Deed::Say { text, urgent, ticket } => {
                         self.note(format_args!("  says {text}"));
                         let lane = if urgent { Lane::Control } else { Lane::Restore };
@@ -958,13 +950,10 @@ impl World {
                     Deed::Hangup(cause) => {
                         self.note(format_args!("  hang up: {cause}"));
                         let (now, limit) = (self.now, self.terms.confirm_timeout);
-                        let asked = self.wire().and_then(|wire| wire.refresh_asked);
-                        if SKIP_REFRESH_DEADLINE && asked.is_none_or(|asked| now < asked + limit) {
-                            // The time for the answer runs though the rate limit holds the request back.
-                            self.excused = true;
-                        }
-                        let excused = self.excused;
-                        let failed = self.wire().is_some_and(|wire| wire.refresh_failed || !wire.healthy || excused);
+                        let failed = self.wire().is_some_and(|wire| {
+                            let is_late = wire.refresh_asked.is_some_and(|asked| asked + limit <= now);
+                            wire.refresh_refused || (is_late && (wire.refresh_late || !wire.healthy))
+                        });
                         check!(self, failed, "a refresh failed that did not: {cause}");
                         self.count("refreshes failed");
                         self.lose(cause);
@@ -977,6 +966,7 @@ impl World {
                     Deed::Emit(event) => self.report(event),
                 }
             }
+            self.dialogue.handle_said();
         }
     }
 
@@ -988,9 +978,7 @@ impl World {
                 }
             }
             None => {
-                // `Out::ping` says that it has sent a ping while callers are held until `Live`, and does not.
-                let is_left_out = SKIP_PING_BEFORE_LIVE && self.wire().is_some_and(|wire| wire.open_from.is_none());
-                if self.write(|out| out.ping(&payload)) == Some(false) || is_left_out {
+                if self.write(|out| out.ping(&payload)) == Some(false) {
                     self.count("pings held");
                     self.session.handle_ping_held();
                 }
@@ -999,7 +987,8 @@ impl World {
     }
 
     fn receive(&mut self, bounded: bool) -> Flow {
-        if bounded && self.room == Some(0) {
+        let Link::Open(half) = &self.link else { return Flow::Drained };
+        if bounded && half.is_open && self.room == Some(0) {
             return Flow::Blocked;
         }
         let now = self.now;
@@ -1037,7 +1026,8 @@ impl World {
     }
 
     fn decode_some(&mut self, rest: &mut VecDeque<Item>, at: Instant, bounded: bool) -> Flow {
-        let Link::Open(_) = &self.link else { return Flow::More };
+        let Link::Open(half) = &self.link else { return Flow::More };
+        let bounded = bounded && half.is_open;
         let flow = loop {
             if bounded && self.room == Some(0) && !rest.is_empty() {
                 if let Link::Open(half) = &mut self.link {
@@ -1121,10 +1111,7 @@ impl World {
                     }
                 }
             }
-            Inbound::Confirmation => {
-                self.dialogue.handle_confirmation(at, text);
-                self.deliver();
-            }
+            Inbound::Confirmation => self.dialogue.handle_confirmation(at, text),
             Inbound::Probe { answer } => {
                 let _ = self.say_own(&answer, Lane::Control, None);
                 self.deliver();
@@ -1167,7 +1154,12 @@ impl World {
     }
 
     fn end(&mut self, mut cause: Error) {
-        if let Flow::End(end @ Error::PeerClosed { .. }) = self.decode_backlog(false)
+        let had_wire = matches!(self.link, Link::Open(_));
+        let rest = self.decode_backlog(false);
+        if had_wire && !matches!(self.link, Link::Open(_)) {
+            return self.count("ended within");
+        }
+        if let Flow::End(end @ Error::PeerClosed { .. }) = rest
             && matches!(cause, Error::Disconnected | Error::Io(_))
         {
             cause = end;
@@ -1197,8 +1189,7 @@ impl World {
     }
 
     fn end_wire(&mut self, cause: &Error) -> Option<(bool, usize)> {
-        if SKIP_LOST_DIAL && !matches!(self.link, Link::Open(_)) {
-            // What was read last may have ended the wire already and begun a dial, which the shell forgets here.
+        if !matches!(self.link, Link::Open(_)) {
             return None;
         }
         let Link::Open(half) = mem::replace(&mut self.link, Link::Down) else { return None };
@@ -1223,7 +1214,7 @@ impl World {
             self.count("frames cut");
             for limit in 0..self.limits.len() {
                 let cost = self.limits[limit].least;
-                self.charge(limit, begun, cost);
+                self.charge(limit, begun, cost, true);
             }
         }
         if half.is_open && !self.terms.restore {
@@ -1413,9 +1404,17 @@ impl World {
             let (after_close, generation) = (wire.close_seen, wire.generation);
             self.note(format_args!("  on {generation}: {opcode} {}", payload[..payload.len().min(40)].escape_ascii()));
             check!(self, !after_close, "something follows a Close frame: {opcode}");
+            let is_privileged = match str::from_utf8(&payload) {
+                Ok(text) if opcode == Outgoing::TEXT => match message_of(text) {
+                    Some(message) => self.sends[message].lane == Lane::Urgent,
+                    None => !(text.starts_with("sub ") || text.starts_with("unsub ")),
+                },
+                // Of the pings only the session's are, but they look alike.
+                _ => true,
+            };
             for limit in 0..self.limits.len() {
                 let cost = self.limits[limit].cost(opcode, &payload, &self.dialect);
-                self.charge(limit, begun, cost);
+                self.charge(limit, begun, cost, is_privileged);
             }
             match opcode {
                 OpCode::Data(_) => self.observe_text(start, &payload),
@@ -1465,8 +1464,8 @@ impl World {
         }
     }
 
-    fn charge(&mut self, limit: usize, begun: Instant, cost: u32) {
-        let charged = self.limits[limit].charge(begun, self.now, cost);
+    fn charge(&mut self, limit: usize, begun: Instant, cost: u32, is_privileged: bool) {
+        let charged = self.limits[limit].charge(begun, self.now, cost, is_privileged);
         check!(self, charged.is_ok(), "{}", charged.unwrap_err());
     }
 
@@ -1627,10 +1626,6 @@ impl World {
                     check!(self, state.is_open() && !is_pending, "registered while {state:?}");
                     started.generation = generation;
                     started.is_urgent |= is_urgent;
-                    if is_urgent && SKIP_URGENT_UNSAID {
-                        // The reactor is told of the deadline after the message was sent, and never if it was refused.
-                        self.post();
-                    }
                     started.calls.push(call);
                     self.calls.push(Waiting { id, message, token, deadline, started: false, refused: false, end: None });
                     self.pending.insert(call);
@@ -1648,14 +1643,18 @@ impl World {
                         Error::TooManyCalls { .. } => "too many calls",
                         _ => "calls without a wire",
                     });
+                    if started.is_urgent {
+                        self.post();
+                    }
                     return self.refuse(&started);
                 }
             }
         }
         if later {
             self.busy[caller] = true;
+            // At the latest its deadline ends the wait for the rate limit.
             let most = if self.rng.chance(20) { SEC } else { MILLI };
-            let pause = self.rng.between(Duration::ZERO, most);
+            let pause = self.rng.between(Duration::ZERO, most.min(limit));
             self.schedule(pause, News::Send(Box::new(started)));
         } else {
             self.start_request(started);
@@ -1664,11 +1663,12 @@ impl World {
 
     fn start_request(&mut self, started: Started) {
         let Started { message, lane, generation, ticket, .. } = &started;
-        if self.try_send(*message, &started.text, *lane, Some(*generation), Some(ticket)).is_err() {
-            return self.refuse(&started);
-        }
+        let sent = self.try_send(*message, &started.text, *lane, Some(*generation), Some(ticket));
         if started.is_urgent {
             self.post();
+        }
+        if sent.is_err() {
+            return self.refuse(&started);
         }
         for call in started.calls {
             self.calls[call].started = true;
@@ -1904,10 +1904,6 @@ impl World {
                 self.count("eased");
                 if was_full {
                     self.handle_writable();
-                    if SKIP_UNFILED {
-                        // The driver does not look when a slot wants to be woken after a writable edge.
-                        self.file();
-                    }
                 }
             }
             Fault::Deaf(true) => wire.is_deaf = true,
@@ -2017,7 +2013,8 @@ impl World {
         let Some(wire) = self.wire() else { return };
         if is_refresh {
             // Its answer may come too late after others.
-            wire.refresh_failed |= refuses || ignores || wire.answers_from > now + confirm_timeout / 2;
+            wire.refresh_refused |= refuses;
+            wire.refresh_late |= ignores || wire.answers_from > now + confirm_timeout / 2;
         } else {
             wire.logins += 1;
             wire.is_in |= wire.logins == steps && !refuses && !ignores;
@@ -2207,7 +2204,8 @@ impl Wire {
             logins_heard: 0,
             in_heard: false,
             accepted_heard: BTreeSet::new(),
-            refresh_failed: false,
+            refresh_refused: false,
+            refresh_late: false,
             refresh_asked: None,
         }
     }
@@ -2309,6 +2307,7 @@ struct Limit {
     control_cost: u32,
     /// What a frame costs at least.
     least: u32,
+    reserved: u32,
     capacity: u32,
     account: Account,
 }
@@ -2368,7 +2367,7 @@ impl Limit {
             _ => setting.cost(move |payload| weigh(weighs, payload)),
         };
         let least = if weighs == Weighs::Requests { 0 } else { control_cost };
-        Self { setting, weighs, control_cost, least, capacity, account }
+        Self { setting, weighs, control_cost, least, reserved, capacity, account }
     }
 
     fn cost(&self, opcode: OpCode, payload: &[u8], dialect: &Tongue) -> u32 {
@@ -2379,9 +2378,9 @@ impl Limit {
         }
     }
 
-    /// Charges a frame that was begun at one time and left at another.
-    fn charge(&mut self, begun: Instant, left: Instant, cost: u32) -> std::result::Result<(), String> {
-        let capacity = self.capacity;
+    /// Charges a frame that was begun at one time and left at another. What is reserved is for the privileged.
+    fn charge(&mut self, begun: Instant, left: Instant, cost: u32, is_privileged: bool) -> std::result::Result<(), String> {
+        let (capacity, reserved) = (self.capacity, if is_privileged || cost == 0 { 0 } else { self.reserved });
         match &mut self.account {
             Account::Window { span, charged } => {
                 charged.push_back((left, cost));
@@ -2389,15 +2388,19 @@ impl Limit {
                     charged.pop_front();
                 }
                 let sum: u32 = charged.iter().map(|(_, cost)| cost).sum();
-                if sum > capacity { Err(format!("{sum} of {capacity} within {span:?}")) } else { Ok(()) }
+                // What left before it but was begun after it could take the reserve.
+                let most = if begun == left { capacity - reserved } else { capacity };
+                if sum > most { Err(format!("{sum} of {most} within {span:?}")) } else { Ok(()) }
             }
             Account::Bucket { refill, interval, tokens, refilled } => {
                 while *refilled + *interval <= begun {
                     *refilled += *interval;
                     *tokens = (*tokens + *refill).min(capacity);
                 }
-                let left = tokens.checked_sub(cost).ok_or_else(|| format!("{cost} of {tokens} tokens"))?;
-                *tokens = left;
+                if *tokens < cost + reserved {
+                    return Err(format!("{cost} of {tokens} tokens, {reserved} of them reserved"));
+                }
+                *tokens -= cost;
                 Ok(())
             }
         }

@@ -991,6 +991,6 @@ mod tests {
 
     fn step<'a>(reply: Option<&'a str>, token: Option<&'a Secret>) -> LoginStep<'a> {
         let step = usize::from(reply.is_some());
-        LoginStep { step, reply, token, number: 9, unix: Duration::from_millis(1500), nonce: 1 }
+        LoginStep { step, reply, is_refresh: token.is_some(), token, number: 9, unix: Duration::from_millis(1500), nonce: 1 }
     }
 }

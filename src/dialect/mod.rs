@@ -140,7 +140,7 @@ pub trait Dialect: Send + Sync {
     /// [`Error::Config`] if this venue has no requests, or not with such parameters. By default it has none.
     fn request(&self, number: u64, method: &str, params: Option<&str>) -> Result<Request> {
         let _ = (number, method, params);
-        Err(self.lacks("calls"))
+        Err(lacks(self.name(), "calls"))
     }
 
     /// Makes a message to which no reply comes.
@@ -150,7 +150,7 @@ pub trait Dialect: Send + Sync {
     /// As [`request`](Self::request).
     fn notification(&self, method: &str, params: Option<&str>) -> Result<String> {
         let _ = (method, params);
-        Err(self.lacks("notifications"))
+        Err(lacks(self.name(), "notifications"))
     }
 
     /// Puts several requests into one message.
@@ -160,7 +160,7 @@ pub trait Dialect: Send + Sync {
     /// [`Error::Config`] if this venue has no batches. By default it has none.
     fn batch(&self, requests: &[String]) -> Result<String> {
         let _ = requests;
-        Err(self.lacks("batches"))
+        Err(lacks(self.name(), "batches"))
     }
 
     /// Takes a text classified as [`Inbound::Batch`] apart; each part is classified by itself. One that cannot be taken apart gives
@@ -176,7 +176,7 @@ pub trait Dialect: Send + Sync {
     /// [`Error::Config`] if this venue sends no requests. By default it does not.
     fn response(&self, id: &Id, outcome: Result<&str, &Rejection>) -> Result<String> {
         let _ = (id, outcome);
-        Err(self.lacks("requests to clients"))
+        Err(lacks(self.name(), "requests to clients"))
     }
 
     /// Looks whether a reply tells of success. Runs once for every reply, on the reactor thread; the result itself is read later, on the
@@ -206,7 +206,7 @@ pub trait Dialect: Send + Sync {
     /// [`Error::Config`] if this venue has no subscriptions, or no such channel. By default it has none.
     fn subscribe(&self, number: u64, channels: &[&str]) -> Result<Subscribe> {
         let _ = (number, channels);
-        Err(self.lacks("subscriptions"))
+        Err(lacks(self.name(), "subscriptions"))
     }
 
     /// Makes a request to unsubscribe from the first of `channels`, as many as the venue takes in one message.
@@ -216,7 +216,7 @@ pub trait Dialect: Send + Sync {
     /// As [`subscribe`](Self::subscribe).
     fn unsubscribe(&self, number: u64, channels: &[&str]) -> Result<Subscribe> {
         let _ = (number, channels);
-        Err(self.lacks("subscriptions"))
+        Err(lacks(self.name(), "subscriptions"))
     }
 
     /// Reads which channels a venue has accepted and refused: from the reply to a request to subscribe to `channels`, or from a text
@@ -252,12 +252,11 @@ pub trait Dialect: Send + Sync {
         let _ = text;
         1
     }
+}
 
-    /// The error for what this venue has not.
-    #[doc(hidden)]
-    fn lacks(&self, what: &str) -> Error {
-        Error::config("dialect", format!("{} has no {what}", self.name()))
-    }
+/// The error for what a venue has not.
+pub(crate) fn lacks(name: &str, what: &str) -> Error {
+    Error::config("dialect", format!("{name} has no {what}"))
 }
 
 /// What an inbound text is.
@@ -281,7 +280,7 @@ pub enum Inbound<'a> {
         /// Its id.
         id: Id,
     },
-    /// Tells of channels that were accepted or refused, without the id of a request.
+    /// Tells of channels that were accepted or refused, without the id of a request. As a reply is, it is used up.
     Confirmation,
     /// A heartbeat that wants to be answered at once. It reaches the user as well.
     Probe {
@@ -296,8 +295,8 @@ pub enum Inbound<'a> {
     Batch,
 }
 
-/// A request with a reply, made by a dialect.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A request with a reply, made by a dialect. `Debug` does not show the text, which may be that of a login.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Request {
     /// The message.
     pub text: String,
@@ -335,14 +334,16 @@ pub struct Sequence {
     pub last: u64,
 }
 
-/// What a step of a login may use.
-#[derive(Clone, Copy, Debug)]
+/// What a step of a login may use. `Debug` does not show what the venue said.
+#[derive(Clone, Copy)]
 pub struct LoginStep<'a> {
     /// Counts the steps, from 0.
     pub step: usize,
     /// The reply to the request of the step before.
     pub reply: Option<&'a str>,
-    /// What the login before left for its refresh; `None` on a new wire.
+    /// Whether a login that is valid is refreshed.
+    pub is_refresh: bool,
+    /// What the login before left for its refresh, if it left anything.
     pub token: Option<&'a Secret>,
     /// Unique within the connection, for the id of the request.
     pub number: u64,
@@ -393,5 +394,21 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for LoginStep<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoginStep")
+            .field("step", &self.step)
+            .field("is_refresh", &self.is_refresh)
+            .field("number", &self.number)
+            .finish_non_exhaustive()
     }
 }

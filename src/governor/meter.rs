@@ -108,6 +108,11 @@ impl Meter {
         self.account.lock().give_back(cost);
     }
 
+    /// Whether nothing that was sent counts any more.
+    pub(super) fn is_full(&self, now: Instant) -> bool {
+        self.account.lock().advance(now) == self.shape.capacity
+    }
+
     pub(super) fn status(&self, now: Instant) -> LimitStatus {
         let free = self.account.lock().advance(now);
         LimitStatus {

@@ -9,7 +9,7 @@ mod meter;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -159,20 +159,21 @@ impl fmt::Debug for Governor {
 fn meter(limit: &RateLimit, now: Instant) -> Result<Arc<Meter>> {
     let Some(name) = &limit.name else { return Ok(Arc::new(Meter::new(limit, now))) };
     let mut shared = SHARED.lock();
-    shared.retain(|_, meter| meter.strong_count() > 0);
-    match shared.get(&**name).and_then(Weak::upgrade) {
-        Some(meter) if meter.shape == limit.shape => Ok(meter),
+    shared.retain(|_, meter| Arc::strong_count(meter) > 1 || !meter.is_full(now));
+    match shared.get(&**name) {
+        Some(meter) if meter.shape == limit.shape => Ok(meter.clone()),
         Some(_) => Err(Error::config("rate_limit", format!("{name:?} is in use with other settings"))),
         None => {
             let meter = Arc::new(Meter::new(limit, now));
-            shared.insert(name.to_string(), Arc::downgrade(&meter));
+            shared.insert(name.to_string(), meter.clone());
             Ok(meter)
         }
     }
 }
 
-/// The meters that have names, as long as a governor uses them.
-static SHARED: Mutex<BTreeMap<String, Weak<Meter>>> = Mutex::new(BTreeMap::new());
+/// The meters that have names, as long as a governor uses them or the venue remembers: whoever comes back at once finds the limit as it
+/// was left.
+static SHARED: Mutex<BTreeMap<String, Arc<Meter>>> = Mutex::new(BTreeMap::new());
 
 #[cfg(test)]
 mod tests {
@@ -323,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_name_dies_with_its_last_user() {
+    fn a_shared_name_dies_when_nobody_uses_it_and_nothing_counts() {
         let t0 = Instant::now();
         let limit = || window(5).shared("mortal");
         let (one, other) = (governor(t0, &[limit()]), governor(t0, &[limit()]));
@@ -331,9 +332,15 @@ mod tests {
         drop(one);
         assert_eq!(available(&other, t0), [3], "one user is left");
         drop(other);
-        governor(t0, &[window(7).shared("another")]);
+        Governor::new(&[window(6).shared("mortal")], t0).expect_err("what was sent counts yet");
+        let back = governor(t0, &[limit()]);
+        assert_eq!(available(&back, t0), [3], "whoever comes back finds it as it was");
+        back.commit(t0, &Costs([2, 0, 0, 0]));
+        drop(back);
+        let later = t0 + 2 * SEC;
+        governor(later, &[window(7).shared("another")]);
         assert!(!SHARED.lock().contains_key("mortal"));
-        assert_eq!(available(&governor(t0, &[window(6).shared("mortal")]), t0), [6]);
+        assert_eq!(available(&governor(later, &[window(6).shared("mortal")]), later), [6]);
     }
 
     #[test]

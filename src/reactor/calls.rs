@@ -1,6 +1,7 @@
 //! How callers start calls, and how calls end.
 
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use serde::Serialize;
 
 use crate::dialect::{Dialect, Id, Request, peek};
 use crate::error::{Error, Rejection, Result};
-use crate::event::Sent;
+use crate::event::{Generation, Sent};
 use crate::reactor::guard;
 use crate::reactor::shared::{Manner, Shared, to_json};
 use crate::reply::Reply;
@@ -28,9 +29,10 @@ pub(crate) struct Waiter(Sender<Result<Reply>>);
 ///
 /// ```no_run
 /// # use std::time::Duration;
+/// # use serde_json::json;
 /// # use zen_websocket::{Config, Error, JsonRpc, connect};
 /// let (client, inbox) = connect(Config::new("wss://www.example.com/ws").dialect(JsonRpc::default()))?;
-/// let order = client.start_call("private/buy", [("instrument_name", "BTC-PERPETUAL")])?;
+/// let order = client.start_call("private/buy", json!({ "instrument_name": "BTC-PERPETUAL", "amount": 10 }))?;
 /// // … other work …
 /// match order.wait_timeout(Duration::from_millis(50)) {
 ///     Ok(reply) => println!("{} in {:?}", reply.text(), reply.round_trip()),
@@ -62,19 +64,27 @@ impl PendingCall {
     /// # Errors
     ///
     /// [`Error::Rejected`] if the venue refused the request, [`Error::Reply`] if its answer is none, [`Error::Timeout`] at the deadline,
-    /// [`Error::Lost`] if the wire ended; [`Error::OnReactor`] on the thread that would have to receive the reply, if it is not there.
+    /// [`Error::Lost`] if the wire ended. On the thread that would have to receive the reply it does not wait if the reply is not there:
+    /// [`Error::OnReactor`] if the request did not leave and will not, otherwise [`Error::Timeout`].
     pub fn wait(self) -> Result<Reply> {
         if let Some(ended) = self.try_get() {
             return ended;
         }
-        self.shared.check_thread()?;
+        if self.shared.check_thread().is_err() {
+            self.withdraw();
+            let is_gone = !self.ticket.may_arrive();
+            return Err(if is_gone { Error::OnReactor } else { Error::Timeout { after: Duration::ZERO, sent: true } });
+        }
         if let Ok(ended) = self.receiver.recv_deadline(self.deadline) {
             return ended;
         }
         match self.withdraw() {
             Some(error) => Err(error),
-            // Whoever has ended it is about to say how.
-            None => self.receiver.recv().unwrap_or(Err(Error::Stopped)),
+            // Whoever has ended it is about to say how, or has told another receiver.
+            None => {
+                let told = Error::Timeout { after: self.after, sent: self.ticket.may_arrive() };
+                self.receiver.recv_timeout(self.after).unwrap_or(Err(told))
+            }
         }
     }
 
@@ -82,16 +92,16 @@ impl PendingCall {
     ///
     /// # Errors
     ///
-    /// As [`wait`](Self::wait); [`Error::Timeout`] also when only this wait is over. Once a call has ended, further waits time out.
+    /// As [`wait`](Self::wait); [`Error::Timeout`] also when only this wait is over, at once on the thread that would have to receive the
+    /// reply. Once the end of a call was given, further waits time out.
     pub fn wait_timeout(&self, timeout: Duration) -> Result<Reply> {
         if let Some(ended) = self.try_get() {
             return ended;
         }
-        self.shared.check_thread()?;
-        match self.receiver.recv_timeout(timeout) {
-            Ok(ended) => ended,
-            Err(_) => Err(Error::Timeout { after: timeout, sent: self.ticket.may_arrive() }),
-        }
+        let after = if self.shared.check_thread().is_ok() { timeout } else { Duration::ZERO };
+        // What still waits for the rate limit may leave later.
+        let sent = !self.ticket.is_withdrawn();
+        self.receiver.recv_timeout(after).unwrap_or(Err(Error::Timeout { after, sent }))
     }
 
     /// How the call ended, if it has. Given once.
@@ -192,28 +202,44 @@ impl Shared {
         let after = manner.call_timeout.unwrap_or(self.config.call_timeout);
         let began = Instant::now();
         let deadline = began + after;
-        // Dropped without having been sent, they are taken back.
-        let mut started = Vec::with_capacity(1);
         let mut is_urgent = false;
-        let mut generation = None;
+        let started = self.register(ids, began, deadline, after, &ticket, &mut is_urgent).and_then(|(started, generation)| {
+            // Dropped without having been sent, they are taken back.
+            self.send(Outgoing { expected: Some(generation), ticket: Some(&ticket), ..outgoing }, Some(deadline))?;
+            Ok(started)
+        });
+        if is_urgent {
+            // Whatever became of these calls: the reactor is to look earlier for calls that have expired.
+            self.post();
+        }
+        started
+    }
+
+    fn register(
+        self: &Arc<Self>,
+        ids: impl IntoIterator<Item = Id>,
+        began: Instant,
+        deadline: Instant,
+        after: Duration,
+        ticket: &Arc<Ticket>,
+        is_urgent: &mut bool,
+    ) -> Result<(Vec<PendingCall>, Generation)> {
+        let mut started = Vec::with_capacity(1);
+        let mut generation = Generation::default();
         for id in ids {
             let (sender, receiver) = crossbeam_channel::bounded(1);
             let registered = self.session.lock().register(began, id.clone(), deadline, Waiter(sender), ticket.clone());
             let (current, Registered { token, is_urgent: earlier }) = registered?;
-            is_urgent |= earlier;
+            *is_urgent |= earlier;
             let (shared, ticket) = (self.clone(), ticket.clone());
+            let is_first = started.is_empty();
             started.push(PendingCall { shared, id, receiver, deadline, after, token, ticket });
-            if generation.replace(current).is_some_and(|earlier| earlier != current) {
+            if mem::replace(&mut generation, current) != current && !is_first {
                 // The calls before this one have ended with their wire; their message must not leave on another.
                 return Err(Error::Stale { current });
             }
         }
-        self.send(Outgoing { expected: generation, ticket: Some(&ticket), ..outgoing }, Some(deadline))?;
-        if is_urgent {
-            // The reactor is to look in time for calls that have expired.
-            self.post();
-        }
-        Ok(started)
+        Ok((started, generation))
     }
 
     /// Waiting on the thread that turns the driver would wait for ever.

@@ -28,6 +28,8 @@ use crate::wire::out::{Lane, Out, Outgoing};
 pub(crate) struct Shared {
     pub(crate) id: ConnectionId,
     pub(crate) config: Arc<Config>,
+    /// Whether the dialect reads messages; asked once, where it may panic.
+    pub(crate) reads: bool,
     pub(crate) session: Mutex<Session<Waiter>>,
     /// Signalled with `session` when its state has changed.
     pub(crate) changed: Condvar,
@@ -75,6 +77,7 @@ impl Shared {
             session: Mutex::new(Session::new(config.clone(), rand::random(), Instant::now())),
             changed: Condvar::new(),
             out: Mutex::new(Out::new(config.unsent_max, governor.clone(), Instant::now)),
+            reads: config.dialect.reads(),
             config,
             governor,
             orders: Mutex::default(),
@@ -141,6 +144,13 @@ impl Shared {
                 return Err(Error::Throttled { wait });
             }
             self.pause(now + wait);
+            if !self.state().is_open() {
+                return Err(if matches!(self.state(), State::Closing | State::Closed) {
+                    Error::Closed
+                } else {
+                    Error::NotConnected
+                });
+            }
             match self.try_send(outgoing).0 {
                 Err(Error::Throttled { wait: more }) => wait = more,
                 sent => return sent,
@@ -176,16 +186,18 @@ impl Shared {
     }
 
     /// Sends what the connection itself has to say, as the reactor.
-    pub(crate) fn say(&self, outgoing: Outgoing<'_>) -> Option<Sent> {
+    pub(crate) fn say(&self, outgoing: Outgoing<'_>) -> Result<Sent> {
         let said = self.out.lock().send(Outgoing { is_own: true, ..outgoing });
         match &said {
             Ok(Sent::Written) => {}
             Ok(Sent::Buffered | Sent::Queued) | Err(Error::Io(_)) => self.post(),
             // The wire ends; what was to be said is said on the next one.
             Err(Error::NotConnected) => {}
+            // More probes than can be answered; those that wait will be.
+            Err(Error::QueueFull { .. }) => log::debug!("{}: an answer to a probe finds no place to wait", self.id),
             Err(error) => log::error!("{}: could not say what the dialect asked for: {error}", self.id),
         }
-        said.ok()
+        said
     }
 
     /// Has the reactor do something about channels; returns the number of this order.

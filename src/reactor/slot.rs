@@ -33,6 +33,10 @@ use crate::wire::out::{Lane, Outgoing};
 /// How many receives a wire that ends is allowed, so that a peer that goes on sending cannot hold the reactor.
 const LAST_RECEIVES: usize = 64;
 
+/// How many parts of a batch are looked at one by one; a larger one is delivered as it is, or an inbox would get any number of events at
+/// once.
+const BATCH_MAX: usize = 1024;
+
 /// Everything a connection is made of, on its way to the driver.
 pub(crate) struct Opening {
     pub(crate) shared: Arc<Shared>,
@@ -132,7 +136,7 @@ enum Flow {
 impl Slot {
     pub(crate) fn new(opening: Opening) -> Self {
         Self {
-            talk: Talk::new(&opening.config, Instant::now()),
+            talk: opening.shared.reads.then(|| Talk::new(&opening.config, Instant::now())),
             shared: opening.shared,
             config: opening.config,
             tls: opening.tls,
@@ -184,7 +188,12 @@ impl Slot {
 
     /// The kernel has room again. Every event says so, so the senders' lock is taken only if something waits.
     pub(crate) fn handle_writable(&mut self) {
-        if matches!(&self.link, Link::Open(wire) if wire.unsent) && self.flush().is_some() {
+        if !matches!(&self.link, Link::Open(wire) if wire.unsent) {
+            return;
+        }
+        let failure = self.flush();
+        // What waits for the rate limit behind what has left needs a deadline, which is filed after a post.
+        if failure.is_some() || matches!(&self.link, Link::Open(wire) if wire.held_until.is_some()) {
             self.shared.post();
         }
     }
@@ -354,20 +363,29 @@ impl Slot {
         if let Err(panicked) = ran {
             return self.fail(turn, panicked);
         }
-        loop {
-            let Some(talk) = &mut self.talk else { return };
+        while let Some(talk) = &mut self.talk {
             let deeds = talk.dialogue.take_deeds();
             if deeds.is_empty() {
-                return;
+                break;
             }
+            let (generation, had_wire) = (self.generation, matches!(self.link, Link::Open(_)));
             for deed in deeds {
+                // Once the wire has ended, what was to be done on it is stale.
+                let is_stale = had_wire && (self.generation != generation || !matches!(self.link, Link::Open(_)));
                 match deed {
+                    Deed::Standing(channel, None) => self.shared.session.lock().handle_standing(channel, None),
+                    _ if is_stale => {}
                     Deed::Say { text, urgent, ticket } => {
-                        let outgoing = match guard(|| self.shared.outgoing(Outgoing::TEXT, text.as_bytes())) {
-                            Ok(outgoing) => outgoing,
+                        let costs = match guard(|| self.shared.outgoing(Outgoing::TEXT, text.as_bytes()).costs) {
+                            Ok(costs) => costs,
                             Err(panicked) => return self.fail(turn, panicked),
                         };
-                        self.shared.say(Outgoing { lane: talk::lane(urgent), ticket: ticket.as_ref(), ..outgoing });
+                        let lane = talk::lane(urgent);
+                        let said = self.shared.say(Outgoing { lane, costs, ticket: ticket.as_ref(), ..Outgoing::text(&text) });
+                        if let (Err(error @ (Error::Config { .. } | Error::QueueFull { .. })), true) = (said, urgent) {
+                            // A login that cannot leave is none.
+                            self.lose(turn, error);
+                        }
                     }
                     Deed::LoggedIn => self.handle_logged_in(turn),
                     Deed::LoginFailed(cause) | Deed::Hangup(cause) => self.lose(turn, cause),
@@ -376,7 +394,14 @@ impl Slot {
                     Deed::Emit(event) => self.report_if_room(turn, &event),
                 }
             }
+            if let Some(talk) = &mut self.talk {
+                talk.dialogue.handle_said();
+            }
             self.shared.changed.notify_all();
+        }
+        if self.broken {
+            // The handler panicked on one of the events: the end is still to be told.
+            self.obey(turn);
         }
     }
 
@@ -406,7 +431,7 @@ impl Slot {
                 match text.and_then(|text| Ok((outgoing(&text)?, text))) {
                     Ok((costs, text)) => {
                         let outgoing = Outgoing { costs, lane: Lane::Control, ..Outgoing::text(&text) };
-                        !matches!(self.shared.say(outgoing), Some(Sent::Written | Sent::Buffered))
+                        !matches!(self.shared.say(outgoing), Ok(Sent::Written | Sent::Buffered))
                     }
                     Err(panicked) => return self.fail(turn, panicked),
                 }
@@ -535,10 +560,11 @@ impl Slot {
 
     /// One receive, decoded and delivered; `bounded` as in [`decode`](Self::decode).
     fn receive(&mut self, turn: &mut Turn<'_>, bounded: bool) -> Flow {
-        if bounded && self.config.overflow == Overflow::Block && self.sink.room() == 0 {
+        let Link::Open(wire) = &mut self.link else { return Flow::Drained };
+        // A login must not wait for a consumer.
+        if bounded && wire.is_open && self.config.overflow == Overflow::Block && self.sink.room() == 0 {
             return Flow::Blocked;
         }
-        let Link::Open(wire) = &mut self.link else { return Flow::Drained };
         let mut received = mem::take(&mut turn.scratch.received);
         let count = loop {
             match wire.stream.read(&mut received) {
@@ -633,7 +659,7 @@ impl Slot {
         let Link::Open(wire) = &mut self.link else { return Flow::More };
         let shared = &self.shared;
         let overflow = self.config.overflow;
-        let is_bounded = bounded || overflow != Overflow::Block;
+        let is_bounded = (bounded && wire.is_open) || overflow != Overflow::Block;
         let mut delivery = Delivery {
             context: Context::new(shared, self.generation, at),
             room: if is_bounded { self.sink.room() } else { usize::MAX },
@@ -755,7 +781,13 @@ impl Slot {
     /// Ends the wire, if there is one, and tells the session, the callers who wait for replies, and the hook.
     fn end(&mut self, turn: &mut Turn<'_>, mut cause: Error, is_failure: bool) {
         // What was received is delivered, in order, whatever room there is. Only inboxes have a backlog, and they do not panic.
-        if let Flow::End(end @ Error::PeerClosed { .. }) = self.decode_backlog(turn, false)
+        let had_wire = matches!(self.link, Link::Open(_));
+        let rest = self.decode_backlog(turn, false);
+        if had_wire && !is_failure && !matches!(self.link, Link::Open(_)) {
+            // What was in it has ended the wire already, and the next dial may have begun.
+            return;
+        }
+        if let Flow::End(end @ Error::PeerClosed { .. }) = rest
             && matches!(cause, Error::Disconnected | Error::Io(_) | Error::Tls { .. })
         {
             cause = end;
@@ -785,6 +817,9 @@ impl Slot {
 
     /// Takes leave of the peer if it may still listen, and drops the socket.
     fn end_wire(&mut self, turn: &mut Turn<'_>, cause: &Error) -> Option<Ended> {
+        if !matches!(self.link, Link::Open(_)) {
+            return None;
+        }
         let Link::Open(mut wire) = mem::replace(&mut self.link, Link::Down) else { return None };
         self.report_gap(turn);
         let remains = {
@@ -920,6 +955,7 @@ impl Delivery<'_, '_> {
     /// Lets the dialect say what a text is.
     fn route(&mut self, talk: &mut Talk, text: &str) -> Result<(), Undelivered> {
         match self.classify(talk, text)? {
+            Routed::Parts(parts) if parts.len() > BATCH_MAX => self.deliver(EventRef::Text(text)),
             Routed::Parts(parts) => {
                 for part in parts {
                     match self.classify(talk, part)? {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::dialect;
 use crate::error::{Error, RejectedChannel, Result};
 use crate::event::{Standing, State};
 use crate::reactor::calls::Waiter;
@@ -77,8 +78,8 @@ impl Channels {
 
 impl Shared {
     pub(crate) fn subscribe(self: &Arc<Self>, channels: Channels) -> Result<Subscription> {
-        if !self.config.dialect.reads() {
-            return Err(self.config.dialect.lacks("subscriptions"));
+        if !self.reads {
+            return Err(dialect::lacks(self.config.dialect.name(), "subscriptions"));
         }
         let Channels { names, feed, silence, sequenced } = channels;
         if names.is_empty() {
@@ -129,7 +130,8 @@ impl Subscription {
     /// # Errors
     ///
     /// [`Error::ChannelsRejected`] with those that were refused; the others stay subscribed, and those refused are asked for again from
-    /// time to time, as long as this subscription lives. [`Error::Timeout`], [`Error::OnReactor`], or why the connection has closed.
+    /// time to time, as long as this subscription lives. [`Error::Timeout`], [`Error::OnReactor`], why the connection has closed, or
+    /// [`Error::Lost`] if the wire has ended and [`Config::restore`](crate::Config::restore) is off.
     pub fn wait(&self, timeout: Duration) -> Result<()> {
         let channels = &self.channels;
         let rejected = self.shared.wait(Some(timeout), |session| {
@@ -143,11 +145,22 @@ impl Subscription {
                     Some(Standing::Rejected(reason)) => {
                         rejected.push(RejectedChannel { channel: channel.clone(), reason: reason.clone() });
                     }
+                    // Restoring is off, and the wire has ended.
+                    None if session.has_done(self.order) => {
+                        return Some(Err(Error::Lost { cause: Arc::new(Error::Disconnected), sent: true }));
+                    }
                     Some(Standing::Wanted | Standing::Pending) | None => return None,
                 }
             }
             Some(Ok(rejected))
-        })??;
+        });
+        let rejected = match rejected {
+            Err(Error::Timeout { after, .. }) => {
+                let is_asked = |(_, standing): (_, Standing)| standing == Standing::Pending;
+                return Err(Error::Timeout { after, sent: self.standings().into_iter().any(is_asked) });
+            }
+            rejected => rejected??,
+        };
         if rejected.is_empty() { Ok(()) } else { Err(Error::ChannelsRejected(rejected.into())) }
     }
 

@@ -86,24 +86,20 @@ pub(crate) enum Routed<'a> {
 }
 
 impl Talk {
-    /// `None` for dialects that read nothing.
-    pub(crate) fn new(config: &Config, now: Instant) -> Option<Box<Self>> {
-        if !config.dialect.reads() {
-            return None;
-        }
+    pub(crate) fn new(config: &Config, now: Instant) -> Box<Self> {
         let rules = Rules {
             confirm_timeout: config.confirm_timeout,
             retry: config.max_backoff,
             restore: config.restore,
             resubscribe_on_gap: config.on_gap == GapPolicy::Resubscribe,
         };
-        Some(Box::new(Self {
+        Box::new(Self {
             dialogue: Dialogue::new(config.dialect.clone(), rules, now),
             dialect: config.dialect.clone(),
             routes: HashMap::new(),
             side_inboxes: Vec::new(),
             subscriptions: HashMap::new(),
-        }))
+        })
     }
 
     pub(crate) fn obey(&mut self, now: Instant, order: What, main: &Kind) {
@@ -155,10 +151,10 @@ impl Talk {
             Inbound::Request { id } => Routed::Event(Event::Request { id, message: Message::from_text(text) }),
             Inbound::Confirmation => {
                 self.dialogue.handle_confirmation(at, text);
-                Routed::Message
+                Routed::Done
             }
             Inbound::Probe { answer } => {
-                shared.say(Outgoing { lane: Lane::Control, ..shared.outgoing(Outgoing::TEXT, answer.as_bytes()) });
+                let _ = shared.say(Outgoing { lane: Lane::Control, ..shared.outgoing(Outgoing::TEXT, answer.as_bytes()) });
                 Routed::Message
             }
             Inbound::Pong => {

@@ -35,6 +35,11 @@ impl Backoff {
         full.mul_f64(1.0 - self.jitter * self.draw())
     }
 
+    /// A pause drawn from nothing up to the first rung.
+    pub(crate) fn scatter(&mut self) -> Duration {
+        self.base.mul_f64(self.jitter * self.draw())
+    }
+
     /// Starts over.
     pub(crate) fn reset(&mut self) {
         self.rung = 0;

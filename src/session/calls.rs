@@ -82,6 +82,11 @@ impl<W> Calls<W> {
         Some(call)
     }
 
+    /// Removes the call that has this id, if its request has begun to leave.
+    pub(crate) fn answer(&mut self, id: &Id) -> Option<Call<W>> {
+        if self.pending.get(id)?.ticket.may_arrive() { self.remove(id) } else { None }
+    }
+
     /// Removes this call, if it still waits.
     pub(crate) fn withdraw(&mut self, id: &Id, token: u64) -> Option<Call<W>> {
         if self.pending.get(id)?.token == token { self.remove(id) } else { None }
@@ -208,6 +213,19 @@ mod tests {
         assert_eq!(calls.len(), 2);
         assert_eq!(calls.withdraw(&Id::Number(1), registered[0]).unwrap().began, t0);
         assert_eq!((calls.len(), calls.expire(t0 + SEC).len()), (1, 1));
+    }
+
+    #[test]
+    fn only_a_request_that_has_begun_to_leave_is_answered() {
+        let (t0, mut calls) = (Instant::now(), Calls::default());
+        let tickets = [(); 3].map(|()| Arc::<Ticket>::default());
+        for (id, ticket) in (1..).zip(&tickets) {
+            calls.register(t0, Id::Number(id), t0 + SEC, id, ticket.clone(), 9).unwrap();
+        }
+        tickets[0].withdraw();
+        tickets[1].begin();
+        let answered = [1, 2, 3, 4].map(|id| calls.answer(&Id::Number(id)).map(|call| call.waiter));
+        assert_eq!((answered, calls.len(), calls.deadlines.len()), ([None, Some(2), None, None], 2, 2));
     }
 
     #[test]

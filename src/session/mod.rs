@@ -271,7 +271,8 @@ impl<W> Session<W> {
     /// A reply came; returns the call it answers and how long that took.
     pub fn handle_reply(&mut self, now: Instant, id: &Id) -> Option<(Call<W>, Duration)> {
         let now = self.clamp(now);
-        let call = self.calls.remove(id)?;
+        // What answers a request that has not begun to leave answers another.
+        let call = self.calls.answer(id)?;
         let rtt = now.saturating_duration_since(call.began);
         self.call_rtt = Some(rtt);
         Some((call, rtt))
@@ -363,7 +364,9 @@ impl<W> Session<W> {
             self.emit(Event::DialFailed { attempt: self.attempt, cause: Error::Throttled { wait }, redial_in: Some(wait) });
             self.attempt = self.attempt.saturating_sub(1);
             // Looked at again within the hour, however long the limit is.
-            self.redial_in(wait.min(RETRY_AFTER_MAX));
+            // Those who wait for the same limit do not all come back at once.
+            let apart = self.backoff.scatter();
+            self.redial_in(wait.min(RETRY_AFTER_MAX) + apart);
         }
     }
 

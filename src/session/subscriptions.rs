@@ -219,6 +219,13 @@ impl Subscriptions {
         }
     }
 
+    /// What was to be said is said, or waits for the rate limit.
+    pub(crate) fn handle_said(&mut self) {
+        for flight in &mut self.flights {
+            flight.held |= !flight.ticket.is_sent();
+        }
+    }
+
     /// A subscriber wants these channels as well.
     pub(crate) fn want(
         &mut self,

@@ -461,6 +461,20 @@ fn a_limit_on_dials_is_looked_at_again_within_the_hour() {
 }
 
 #[test]
+fn dials_that_one_limit_holds_back_do_not_all_come_back_at_once() {
+    let pause = |seed| {
+        let mut s: Session = Session::new(Arc::new(exact().jitter(0.5)), seed, now());
+        s.handle_begin(now());
+        s.handle_dial_throttled(now(), 7 * SEC);
+        s.next_deadline().unwrap() - now()
+    };
+    let pauses: Vec<_> = (0..100).map(pause).collect();
+    assert!(pauses.iter().all(|pause| (7 * SEC..=7 * SEC + SEC / 2).contains(pause)), "{pauses:?}");
+    let early = pauses.iter().filter(|pause| **pause < 7 * SEC + SEC / 4).count();
+    assert!((30..70).contains(&early), "{pauses:?}");
+}
+
+#[test]
 fn only_a_dial_can_be_held_back() {
     for (mut s, t0) in [open(), waiting(), closing()] {
         let before = (s.state(), s.next_deadline());
@@ -766,6 +780,17 @@ fn a_reply_ends_its_call_and_measures_it() {
     assert_eq!((rtt, s.call_rtt(), s.calls_pending()), (2 * SEC, Some(2 * SEC), 0));
     assert!(s.handle_reply(t0 + 4 * SEC, &Id::Number(1)).is_none(), "it ends once");
     assert_eq!(s.call_rtt(), Some(2 * SEC));
+}
+
+#[test]
+fn what_answers_a_request_that_has_not_begun_to_leave_answers_another() {
+    let (mut s, t0) = open();
+    let ticket = Arc::<Ticket>::default();
+    s.register(t0, Id::Number(1), t0 + SEC, (), ticket.clone()).unwrap();
+    assert!(s.handle_reply(t0, &Id::Number(1)).is_none());
+    assert_eq!((s.calls_pending(), s.call_rtt()), (1, None));
+    ticket.begin();
+    assert!(s.handle_reply(t0, &Id::Number(1)).is_some());
 }
 
 #[test]
@@ -1576,7 +1601,10 @@ fn closing() -> (Session, Instant) {
 }
 
 fn call(s: &mut Session, t: Instant, id: i64, limit: Duration) -> Result<(Generation, Registered), Error> {
-    s.register(t, Id::Number(id), t + limit, (), Arc::default())
+    let ticket = Arc::<Ticket>::default();
+    // Its request leaves at once.
+    assert!(ticket.begin());
+    s.register(t, Id::Number(id), t + limit, (), ticket)
 }
 
 fn generation(number: u32) -> Generation {

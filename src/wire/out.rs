@@ -10,6 +10,7 @@
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::iter;
 use std::mem;
@@ -34,6 +35,10 @@ const KEPT_CAPACITY: usize = 4096;
 
 /// How many answers to a venue's heartbeats may wait for the rate limit.
 const ANSWERS_MAX: usize = 16;
+
+/// How many frames of the connection's own may wait in all; more are made only by a program that subscribes and unsubscribes without
+/// end while the limit is exhausted.
+const OWN_MAX: usize = 16_384;
 
 /// The sending half of a connection, across its wires.
 #[derive(Debug)]
@@ -97,7 +102,7 @@ pub enum Lane {
 }
 
 /// A message on its way out.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Outgoing<'a> {
     /// What it is.
     pub opcode: OpCode,
@@ -129,13 +134,26 @@ struct Begun {
 }
 
 /// A frame that waits for the governor.
-#[derive(Debug)]
 struct Waiting {
     opcode: OpCode,
     payload: Vec<u8>,
     costs: Costs,
     ticket: Option<Arc<Ticket>>,
     is_own: bool,
+}
+
+/// Without the payload, which may be a login.
+impl fmt::Debug for Outgoing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outgoing").field("opcode", &self.opcode).field("lane", &self.lane).finish_non_exhaustive()
+    }
+}
+
+/// Without the payload, which may be a login.
+impl fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waiting").field("opcode", &self.opcode).finish_non_exhaustive()
+    }
 }
 
 impl Waiting {
@@ -315,7 +333,8 @@ impl<W: Write> Out<W> {
     /// Sends a ping of the session. One that finds no room is left out and counts as unanswered in time. `false` if it waits for the rate
     /// limit, in place of an earlier one.
     pub fn ping(&mut self, payload: &[u8]) -> Result<bool, Error> {
-        if self.phase != Phase::Ready || !self.has_room(payload) {
+        // The session pings once the login has succeeded, though callers may still be held.
+        if !matches!(self.phase, Phase::Login | Phase::Ready) || !self.has_room(payload) {
             return Ok(true);
         }
         self.control(Control::Ping, payload)
@@ -471,21 +490,29 @@ impl<W: Write> Out<W> {
     /// Lets a message wait for the governor, or refuses it.
     fn wait(&mut self, outgoing: &Outgoing<'_>, wait: Duration) -> Result<Sent, Error> {
         let Outgoing { opcode, payload, lane, costs, is_own, .. } = *outgoing;
-        // What was taken back takes no room, nor does what has less of a hurry take it from what has more.
-        self.waiting.retain(|_, waiting| !waiting.is_withdrawn());
-        let waiting = self.waiting.range(..=(lane, u64::MAX)).filter(|(_, waiting)| waiting.is_own == is_own).count();
         if is_own {
-            if lane == Lane::Control && waiting >= ANSWERS_MAX {
+            let waiting = if lane == Lane::Control { self.count(lane, true) } else { self.waiting.len() };
+            if waiting >= if lane == Lane::Control { ANSWERS_MAX } else { OWN_MAX } {
                 return Err(Error::QueueFull { waiting });
             }
         } else if outgoing.queue_max == 0 || matches!(opcode, OpCode::Control(_)) {
             return Err(Error::Throttled { wait });
-        } else if waiting >= outgoing.queue_max {
-            return Err(Error::QueueFull { waiting });
+        } else if self.count(lane, false) >= outgoing.queue_max {
+            // What was taken back takes no room.
+            self.waiting.retain(|_, waiting| !waiting.is_withdrawn());
+            let waiting = self.count(lane, false);
+            if waiting >= outgoing.queue_max {
+                return Err(Error::QueueFull { waiting });
+            }
         }
         let ticket = outgoing.ticket.cloned();
         self.file(lane, wait, Waiting { opcode, payload: payload.to_vec(), costs, ticket, is_own });
         Ok(Sent::Queued)
+    }
+
+    /// How many frames of this kind wait in this lane or before; what has less of a hurry takes no room from what has more.
+    fn count(&self, lane: Lane, is_own: bool) -> usize {
+        self.waiting.range(..=(lane, u64::MAX)).filter(|(_, waiting)| waiting.is_own == is_own).count()
     }
 
     fn file(&mut self, lane: Lane, wait: Duration, waiting: Waiting) {
@@ -518,6 +545,10 @@ impl<W: Write> Out<W> {
         while self.unsent() == 0
             && let Some(first) = self.waiting.first_entry()
         {
+            if first.get().is_withdrawn() {
+                first.remove();
+                continue;
+            }
             let (lane, costs) = (first.key().0, first.get().costs);
             let now = (self.clock)();
             let allowed = self.governor.as_ref().map_or(Ok(()), |governor| governor.reserve(now, &costs, lane <= Lane::Urgent));
@@ -796,13 +827,13 @@ mod tests {
     }
 
     #[test]
-    fn during_a_login_pings_are_answered_and_none_is_sent() {
+    fn pings_are_sent_and_answered_while_callers_are_held() {
         let mut out = Out::new(1000, None, now);
         out.open(Generation::default().next(), socket(1000), None);
         out.pong([&b"1"[..]].into_iter()).unwrap();
         assert!(out.ping(b"2").unwrap());
         out.close(None, "").unwrap();
-        assert_eq!(said(&out), ["pong 1", "close "]);
+        assert_eq!(said(&out), ["pong 1", "ping 2", "close "]);
     }
 
     #[test]
@@ -990,6 +1021,26 @@ mod tests {
     }
 
     #[test]
+    fn only_so_many_subscriptions_wait() {
+        let mut out = spent(1, 0);
+        for _ in 0..OWN_MAX {
+            out.send(Outgoing { is_own: true, ..queued(&out, Lane::Restore, b"") }).unwrap();
+        }
+        let refused = out.send(Outgoing { is_own: true, ..queued(&out, Lane::Restore, b"") });
+        assert!(matches!(refused, Err(Error::QueueFull { waiting: OWN_MAX })));
+        let answer = out.send(Outgoing { is_own: true, ..queued(&out, Lane::Control, b"answer") });
+        assert_eq!(answer.unwrap(), Sent::Queued, "they take no room from answers");
+    }
+
+    #[test]
+    fn what_is_printed_shows_no_payload() {
+        let mut out = spent(1, 0);
+        out.send(Outgoing { is_own: true, ..queued(&out, Lane::Control, b"AAAAAAAA") }).unwrap();
+        let shown = format!("{out:?} {:?}", own(Lane::Control, b"AAAAAAAA"));
+        assert!(shown.contains("Waiting") && !shown.contains("65, 65") && !shown.contains("AAAA"), "{shown}");
+    }
+
+    #[test]
     fn a_callers_ping_does_not_wait() {
         let mut out = spent(1, 0);
         let ping = Outgoing { opcode: OpCode::Control(Control::Ping), ..queued(&out, Lane::Normal, b"x") };
@@ -1070,6 +1121,36 @@ mod tests {
         pass(SEC);
         assert_eq!(out.flush().unwrap(), None);
         assert_eq!((said(&out), available(&out), ticket.may_arrive()), (vec!["next".to_owned()], 1, false));
+    }
+
+    #[test]
+    fn a_message_taken_back_takes_no_room_in_the_queue() {
+        let mut out = spent(1, 0);
+        let ticket = Arc::default();
+        out.send(Outgoing { ticket: Some(&ticket), queue_max: 1, ..queued(&out, Lane::Normal, b"taken back") }).unwrap();
+        assert!(matches!(out.send(Outgoing { queue_max: 1, ..queued(&out, Lane::Normal, b"x") }), Err(Error::QueueFull { .. })));
+        Ticket::withdraw(&ticket);
+        assert_eq!(out.waiting(), 0);
+        assert_eq!(out.send(Outgoing { queue_max: 1, ..queued(&out, Lane::Normal, b"x") }).unwrap(), Sent::Queued);
+    }
+
+    #[test]
+    fn a_message_taken_back_holds_nobody_up() {
+        let mut out = limited(9, 0, 1000, 1000);
+        let governor = out.governor.clone().unwrap();
+        for (units, later) in [(1, 500 * MS), (8, Duration::ZERO)] {
+            governor.reserve(now(), &cost(&out, units), true).unwrap();
+            governor.commit(now(), &cost(&out, units));
+            pass(later);
+        }
+        let ticket = Arc::default();
+        let dear = Outgoing { costs: cost(&out, 9), ticket: Some(&ticket), ..queued(&out, Lane::Normal, b"taken back") };
+        out.send(dear).unwrap();
+        out.send(queued(&out, Lane::Normal, b"next")).unwrap();
+        Ticket::withdraw(&ticket);
+        pass(500 * MS);
+        out.flush().unwrap();
+        assert_eq!(said(&out), ["next"]);
     }
 
     #[test]

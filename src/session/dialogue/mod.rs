@@ -251,6 +251,14 @@ impl Dialogue {
         self.report();
     }
 
+    /// What was to be said is said, or waits for the rate limit; then the time for its answer begins when it has left.
+    pub fn handle_said(&mut self) {
+        if let Phase::Open(Renewal::Asked { ticket, held, .. }) = &mut self.phase {
+            *held |= !ticket.is_sent();
+        }
+        self.subscriptions.handle_said();
+    }
+
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant, stamp: Stamp) {
         let now = self.clamp(now);
@@ -305,7 +313,10 @@ impl Dialogue {
         let Stamp { unix, nonce } = stamp;
         let number = self.voice.next_number();
         let login = if step < STEPS_MAX {
-            self.voice.dialect.login(&LoginStep { step, reply, token: token.as_ref(), number, unix, nonce })
+            let is_refresh = token.is_some();
+            // One that left nothing has left an empty one here.
+            let token = token.as_ref().filter(|token| !token.expose().is_empty());
+            self.voice.dialect.login(&LoginStep { step, reply, is_refresh, token, number, unix, nonce })
         } else {
             Login::Refused { reason: format!("the login takes more than {STEPS_MAX} steps"), fatal: false }
         };

@@ -853,7 +853,7 @@ impl Speech {
     fn list(&self, verb: &str, number: u64, channels: &[&str]) -> Result<Subscribe> {
         let channels = &channels[..channels.len().min(self.take)];
         if channels.contains(&"BAD") || (verb == "unsub" && channels.contains(&"STUCK")) {
-            return Err(self.lacks("such channels"));
+            return Err(Error::config("dialect", "no such channels"));
         }
         let text = format!("{verb} {} {}", number - NUMBER_FIRST, channels.join(","));
         Ok(Subscribe { text, id: (!self.no_ids).then_some(Id::Number(number as i64)), channels: channels.len() })
@@ -896,7 +896,7 @@ impl Dialect for Speech {
         if step.step == self.steps {
             return Login::Done { refresh_after: self.refresh, token: self.token.map(Secret::new) };
         }
-        let token = step.token.map_or("-", Secret::expose);
+        let token = step.token.map_or(if step.is_refresh { "" } else { "-" }, Secret::expose);
         let text = format!("login {} {} {} {token}", step.number - NUMBER_FIRST, step.step, step.reply.unwrap_or("-"));
         Login::Send(Request { text, id: Id::Number(step.number as i64) })
     }
