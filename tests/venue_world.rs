@@ -2388,8 +2388,7 @@ impl Limit {
                     charged.pop_front();
                 }
                 let sum: u32 = charged.iter().map(|(_, cost)| cost).sum();
-                // What left before it but was begun after it could take the reserve.
-                let most = if begun == left { capacity - reserved } else { capacity };
+                let most = capacity - reserved;
                 if sum > most { Err(format!("{sum} of {most} within {span:?}")) } else { Ok(()) }
             }
             Account::Bucket { refill, interval, tokens, refilled } => {
