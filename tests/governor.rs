@@ -503,8 +503,8 @@ fn the_status_tells_how_full_limits_and_queue_are() {
     });
     let second = Duration::from_secs(1);
     let expected = [
-        (1, 0, Pressure::None, 0 * second),
-        (0, 0, Pressure::None, 0 * second),
+        (1, 0, Pressure::None, Duration::ZERO),
+        (0, 0, Pressure::None, Duration::ZERO),
         (0, 1, Pressure::Low, second),
         (0, 2, Pressure::Medium, 2 * second),
         (0, 3, Pressure::High, 4 * second),
