@@ -142,7 +142,8 @@ enum Payload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(NonZeroU64);
 
-/// Counts the wires of a connection: 0 before the first, 1 on the first, one more with each redial that succeeds.
+/// Counts the wires of a connection, from 1: one more with each upgrade that succeeds, be the login on it refused. A client says 0 before
+/// the first that was open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(u32);
 

@@ -615,6 +615,10 @@ const WINDOW: Duration = ms(250);
 const MARGIN: Duration = ms(50);
 const SPAN: Duration = ms(300);
 
+/// By how much a server may read a frame late: up to 140 ms were seen with two cores and four busy loops, while the frames had left
+/// 300 ms apart.
+const LATE: Duration = ms(200);
+
 /// So many in any window, without anything reserved.
 fn window(count: u32) -> RateLimit {
     RateLimit::window(count, WINDOW).margin(MARGIN).reserved(0)
@@ -700,14 +704,16 @@ fn next_line_after_open(inbox: &Inbox) -> String {
     next_line(inbox)
 }
 
-/// Never more than `count` in a window, and no earlier than the limit allows, seen from the moment of the first.
+/// No earlier than the limit allows, counted from before the first left, which a server that reads late cannot make untrue; and no
+/// more than `count` close together, as far as the times of reading can tell.
 fn assert_slides(captured: &[Captured], count: usize, began: Instant) {
     let mut arrivals: Vec<_> = captured.iter().map(|captured| captured.at - began).collect();
     arrivals.sort();
     for (place, arrival) in arrivals.iter().enumerate() {
         assert!(*arrival >= SPAN * (place / count) as u32, "{place} came early: {arrivals:?}");
     }
-    for pair in arrivals.windows(count + 1) {
-        assert!(pair[count] - pair[0] >= WINDOW, "{} within {:?}: {arrivals:?}", count + 1, pair[count] - pair[0]);
+    for group in arrivals.windows(count + 1) {
+        let took = group[count] - group[0];
+        assert!(took >= SPAN - LATE, "{} within {took:?}: {arrivals:?}", count + 1);
     }
 }

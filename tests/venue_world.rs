@@ -576,7 +576,9 @@ impl World {
             has.retain(|name| wanted.contains(name) || !self.cursed.contains(name));
         }
         let state = self.session.state();
-        if state == State::Live && has == wanted && standing == wanted && self.orders.is_empty() && self.out.waiting() == 0 {
+        // Without ids, an answer to an earlier request may confirm what is still to be said.
+        let is_calm = !self.out.is_held() && self.wires.last().is_some_and(|wire| wire.uplink.is_empty());
+        if state == State::Live && has == wanted && standing == wanted && self.orders.is_empty() && is_calm {
             return None;
         }
         Some(format!(

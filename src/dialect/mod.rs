@@ -164,7 +164,7 @@ pub trait Dialect: Send + Sync {
     }
 
     /// Takes a text classified as [`Inbound::Batch`] apart; each part is classified by itself. One that cannot be taken apart gives
-    /// itself.
+    /// itself. Of more than 1,024 parts none is looked at: the text is delivered as it is.
     fn split<'a>(&self, text: &'a str) -> Vec<&'a str> {
         vec![text]
     }

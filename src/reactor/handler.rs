@@ -128,6 +128,15 @@ impl<'a> Context<'a> {
         self.shared.start_call(self.manner, method, to_params(&params)?.as_deref())
     }
 
+    /// Starts a call by a text with an `"id"`; see [`Client::start_request_raw`](crate::Client::start_request_raw).
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::start_request_raw`](crate::Client::start_request_raw).
+    pub fn start_request_raw(&self, text: &str) -> Result<PendingCall> {
+        self.shared.start_raw(self.manner, text)
+    }
+
     /// Sends a notification; see [`Client::notify`](crate::Client::notify).
     ///
     /// # Errors

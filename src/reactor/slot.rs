@@ -530,12 +530,12 @@ impl Slot {
     }
 
     fn handle_live(&mut self, turn: &mut Turn<'_>, is_live: bool) {
-        self.shared.session.lock().handle_live(is_live);
-        if !is_live {
-            return;
+        if is_live {
+            // Before anybody sees that it is live.
+            self.shared.out.lock().ready();
         }
-        self.shared.out.lock().ready();
-        if self.talk.as_ref().is_some_and(|talk| talk.dialogue.has_channels()) {
+        self.shared.session.lock().handle_live(is_live);
+        if is_live && self.talk.as_ref().is_some_and(|talk| talk.dialogue.has_channels()) {
             self.report(turn, &Event::Live);
         }
     }
