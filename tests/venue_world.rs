@@ -524,7 +524,7 @@ impl World {
         let deadline = self.now + HEAL;
         // What is under way arrives, and a wire that was ill is noticed.
         self.pass(self.terms.patience.max(4 * self.terms.confirm_timeout) + 50 * MILLI);
-        while self.now < deadline && !self.is_over() && self.ills().is_some() {
+        while self.now < deadline && !self.is_over() && !(self.is_calm() && self.ills().is_none()) {
             self.step(deadline);
         }
         if self.is_over() {
@@ -560,6 +560,11 @@ impl World {
         }
     }
 
+    /// Nothing is on its way to the venue. Without ids, an answer to an earlier request may confirm what is still to be said.
+    fn is_calm(&self) -> bool {
+        !self.out.is_held() && self.wires.last().is_some_and(|wire| wire.uplink.is_empty())
+    }
+
     /// Why all is not well.
     fn ills(&self) -> Option<String> {
         let wanted: BTreeSet<_> = self.wanted().into_iter().map(String::from).collect();
@@ -576,9 +581,7 @@ impl World {
             has.retain(|name| wanted.contains(name) || !self.cursed.contains(name));
         }
         let state = self.session.state();
-        // Without ids, an answer to an earlier request may confirm what is still to be said.
-        let is_calm = !self.out.is_held() && self.wires.last().is_some_and(|wire| wire.uplink.is_empty());
-        if state == State::Live && has == wanted && standing == wanted && self.orders.is_empty() && is_calm {
+        if state == State::Live && has == wanted && standing == wanted && self.orders.is_empty() {
             return None;
         }
         Some(format!(
