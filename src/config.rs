@@ -92,7 +92,8 @@ pub enum Throttle {
     #[default]
     Fail,
     /// The sending thread waits, so long at most; what would take longer is refused at once with [`Error::Throttled`]. If the wire is
-    /// replaced meanwhile, the message is refused with [`Error::Stale`]. A thread that turns a reactor does not wait.
+    /// lost meanwhile, the message is refused with [`Error::NotConnected`] or [`Error::Stale`]. A thread that turns a reactor does not
+    /// wait.
     Wait(Duration),
     /// They wait in the order of their lanes, so many at most (urgent ones count by themselves), and leave as the limit allows; beyond
     /// that they are refused with [`Error::QueueFull`]. Those that have not left when the wire ends are reported as [`Event::Unsent`](crate::Event::Unsent).

@@ -39,6 +39,7 @@ const WAKES_MAX: usize = 300;
 
 /// Defects of the library that this world has found and looks away from.
 const SKIP_STRAY_REJECTION: bool = true;
+const SKIP_STALE_STANDING: bool = true;
 
 /// How many lines are kept of a world; `ZEN_WORLD_LOG=n` keeps more.
 const LOG_MAX: usize = 40;
@@ -881,9 +882,8 @@ impl World {
     }
 
     fn handle_live(&mut self, is_live: bool) {
-        self.session.handle_live(is_live);
         if !is_live {
-            return;
+            return self.session.handle_live(false);
         }
         let heard = self.wires.last().map(|wire| &wire.accepted_heard);
         let unheard = self.session.standings().keys().find(|name| !heard.is_some_and(|heard| heard.contains(&***name)));
@@ -893,6 +893,7 @@ impl World {
             wire.open_from.get_or_insert(made);
         }
         self.out.ready();
+        self.session.handle_live(true);
         if self.dialogue.has_channels() {
             self.report(Event::Live);
         }
@@ -935,9 +936,13 @@ impl World {
 
     fn converse(&mut self) {
         loop {
-            let deeds = self.dialogue.take_deeds();
+            let mut deeds = self.dialogue.take_deeds();
             if deeds.is_empty() {
                 return;
+            }
+            if SKIP_STALE_STANDING {
+                // Of deeds behind a hang-up, the shell drops those that tell that a channel is only wanted now.
+                deeds.sort_by_key(|deed| matches!(deed, Deed::Hangup(_)));
             }
             let (generation, had_wire) = (self.generation, matches!(self.link, Link::Open(_)));
             for deed in deeds {
@@ -1502,8 +1507,11 @@ impl World {
                 self.call(caller, lane, count, limit, later);
             }
             62..70 => {
-                if let Some(call) = self.pending.iter().next().copied() {
-                    self.drop_call(call);
+                // Of one that has ended, too.
+                let started: Vec<_> = (0..self.calls.len()).rev().filter(|call| self.calls[*call].started).take(4).collect();
+                if !started.is_empty() {
+                    let one = self.rng.below(started.len() as u64) as usize;
+                    self.drop_call(started[one]);
                 }
             }
             70..82 => self.subscribe(true),
@@ -1513,7 +1521,7 @@ impl World {
                     let one = held[self.rng.below(held.len() as u64) as usize];
                     let channels = self.held[&one].clone();
                     self.unsubscribe(one);
-                    if self.rng.chance(30) {
+                    if self.rng.chance(50) {
                         // Another mind, before or after the venue has heard of it.
                         self.want(channels);
                     }
@@ -1753,7 +1761,7 @@ impl World {
         {
             return self.calls[*call].id.clone();
         }
-        if self.rng.chance(15) {
+        if self.rng.chance(25) {
             // An id serves again; if its message has left nobody could tell to which call a late reply belongs.
             let may_come = |id: &Id| self.calls.iter().any(|call| call.id == *id && !self.sends[call.message].disclaimed);
             let is_free = |call: &&Waiting| (call.end.is_some() || call.refused) && !may_come(&call.id);
@@ -2046,7 +2054,7 @@ impl World {
             // Without ids an answer could belong to any request, so such a venue must be of one mind about a channel.
             if is_cursed || (faults && ids && self.rng.chance(8)) {
                 parts.push(format!("-{name}:no"));
-            } else if faults && ids && self.rng.chance(5) {
+            } else if faults && ids && self.rng.chance(8) {
                 self.count("channels ignored");
             } else {
                 let Some(wire) = self.wire() else { return };
@@ -2058,7 +2066,7 @@ impl World {
         if parts.is_empty() || (faults && self.rng.chance(8)) {
             return self.count("subscriptions unanswered");
         }
-        let late = if faults && self.rng.chance(10) { 3 * self.terms.confirm_timeout } else { 30 * MILLI };
+        let late = if faults && self.rng.chance(15) { 3 * self.terms.confirm_timeout } else { 30 * MILLI };
         let split = if faults && self.rng.chance(20) { self.rng.below(parts.len() as u64) as usize } else { 0 };
         let rest = parts.split_off(split);
         if !parts.is_empty() {

@@ -940,6 +940,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_reserved_serves_pongs_too() {
+        let mut out = limited(2, 1, 1000, 1000);
+        out.send(costing(&out, 1, b"1")).unwrap();
+        out.pong([&b"2"[..]].into_iter()).unwrap();
+        assert_eq!(said(&out), ["1", "pong 2"]);
+    }
+
     // Refusals.
 
     #[test]
@@ -961,6 +969,26 @@ mod tests {
         pass(800 * MS);
         let wait = Duration::from_micros(1);
         assert!(matches!(out.send(costing(&out, 1, b"x")), Err(Error::Throttled { wait: told }) if told == wait));
+    }
+
+    #[test]
+    fn who_waits_behind_others_is_told_the_same_after_a_pong() {
+        let mut out = limited(2, 1, 1000, 1000);
+        out.send(costing(&out, 1, b"1")).unwrap();
+        out.send(queued(&out, Lane::Normal, b"2")).unwrap();
+        out.pong([&b"pong"[..]].into_iter()).unwrap();
+        assert_eq!(said(&out), ["1", "pong pong"]);
+        assert!(matches!(out.send(costing(&out, 0, b"free")), Err(Error::Throttled { wait: SEC })));
+    }
+
+    #[test]
+    fn who_waits_behind_others_does_not_hear_of_those_that_have_left() {
+        let mut out = spent(1, 0);
+        out.send(queued(&out, Lane::Normal, b"1")).unwrap();
+        pass(SEC);
+        out.flush().unwrap();
+        out.send(queued(&out, Lane::Normal, b"2")).unwrap();
+        assert!(matches!(out.send(costing(&out, 0, b"free")), Err(Error::Throttled { wait: SEC })));
     }
 
     #[test]
@@ -1447,6 +1475,16 @@ mod tests {
     }
 
     #[test]
+    fn a_flush_that_finds_the_kernel_full_waits_for_its_edge_alone() {
+        let mut out = limited(1, 0, 3, 1000);
+        out.send(costing(&out, 1, b"tail")).unwrap();
+        assert_eq!(out.send(queued(&out, Lane::Normal, b"x")).unwrap(), Sent::Queued);
+        assert_eq!(out.flush().unwrap(), None);
+        pass(9 * SEC);
+        assert_eq!(out.flush().unwrap(), None);
+    }
+
+    #[test]
     fn a_flush_asks_for_no_other_once_nothing_waits() {
         let mut out = spent(1, 0);
         assert!(matches!(out.send(costing(&out, 1, b"x")), Err(Error::Throttled { .. })));
@@ -1478,6 +1516,32 @@ mod tests {
             out.flush().unwrap();
             assert_eq!(said(&out).join(" "), "tail first 1 2 3 4");
         }
+    }
+
+    #[test]
+    fn a_short_own_frame_does_not_pass_a_long_one_that_finds_no_room() {
+        for limit in [None, Some(9)] {
+            let mut out = wire(limit, 0, 3, 30);
+            out.send(message(b"tail")).unwrap();
+            for text in [&b"a long subscription"[..], b"short"] {
+                assert_eq!(out.send(own(Lane::Restore, text)).unwrap(), Sent::Queued);
+            }
+            assert_eq!(out.send(own(Lane::Control, b"hasty")).unwrap(), Sent::Buffered);
+            give(&mut out, 1000);
+            out.flush().unwrap();
+            assert_eq!(said(&out), ["tail", "hasty", "a long subscription", "short"]);
+        }
+    }
+
+    #[test]
+    fn own_frames_that_wait_for_the_kernel_have_reserved_nothing() {
+        let mut out = limited(9, 0, 3, 0);
+        out.send(costing(&out, 1, b"tail")).unwrap();
+        out.send(Outgoing { is_own: true, ..queued(&out, Lane::Restore, b"1") }).unwrap();
+        assert_eq!(available(&out), 8);
+        give(&mut out, 1000);
+        out.flush().unwrap();
+        assert_eq!((said(&out).len(), available(&out)), (2, 7));
     }
 
     #[test]
