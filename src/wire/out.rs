@@ -922,6 +922,22 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_is_begun_no_faster_than_the_kernel_takes_it() {
+        let mut out = spent(9, 0);
+        for text in [b"1", b"2", b"3"] {
+            out.send(queued(&out, Lane::Normal, text)).unwrap();
+        }
+        out.stream.as_mut().unwrap().room = 10;
+        pass(SEC);
+        out.flush().unwrap();
+        assert_eq!((out.waiting(), out.unsent()), (1, 4));
+        assert_eq!(out.send(queued(&out, Lane::Urgent, b"hasty")).unwrap(), Sent::Buffered);
+        give(&mut out, 1000);
+        out.flush().unwrap();
+        assert_eq!(said(&out), ["1", "2", "hasty", "3"]);
+    }
+
+    #[test]
     fn what_is_reserved_serves_control_and_urgent_only() {
         for (lane, passes) in LANES.into_iter().zip([true, true, false, false]) {
             let mut out = limited(2, 1, 1000, 1000);
@@ -969,6 +985,17 @@ mod tests {
         pass(800 * MS);
         let wait = Duration::from_micros(1);
         assert!(matches!(out.send(costing(&out, 1, b"x")), Err(Error::Throttled { wait: told }) if told == wait));
+    }
+
+    #[test]
+    fn who_waits_behind_several_waits_as_long_as_the_first_that_may_pass() {
+        let mut out = limited(9, 0, 1000, 1000);
+        out.send(costing(&out, 1, b"1")).unwrap();
+        pass(500 * MS);
+        out.send(costing(&out, 8, b"2")).unwrap();
+        out.send(Outgoing { costs: cost(&out, 9), ..queued(&out, Lane::Normal, b"in a second") }).unwrap();
+        out.send(queued(&out, Lane::Urgent, b"in half a second")).unwrap();
+        assert!(matches!(out.send(costing(&out, 0, b"free")), Err(Error::Throttled { wait }) if wait == 500 * MS));
     }
 
     #[test]
@@ -1390,6 +1417,16 @@ mod tests {
         assert_eq!((said(&out), out.is_held()), (vec!["close ".to_owned()], false));
     }
 
+    #[test]
+    fn a_close_that_waits_is_not_held_up_by_a_pong_before_it() {
+        let mut out = spent(1, 0);
+        out.pong([&b"x"[..]].into_iter()).unwrap();
+        out.close(None, "").unwrap();
+        pass(SEC);
+        out.flush().unwrap();
+        assert_eq!(said(&out), ["close "]);
+    }
+
     // Pings and pongs.
 
     #[test]
@@ -1445,6 +1482,29 @@ mod tests {
         pass(SEC);
         assert_eq!(out.flush().unwrap(), Some(t0 + 2 * SEC));
         assert_eq!(said(&out), ["pong 1"]);
+    }
+
+    #[test]
+    fn a_pong_that_waits_for_the_limit_goes_before_free_frames() {
+        let mut out = spent(1, 0);
+        out.pong([&b"1"[..]].into_iter()).unwrap();
+        assert_eq!(out.send(Outgoing { costs: cost(&out, 0), ..queued(&out, Lane::Urgent, b"2") }).unwrap(), Sent::Queued);
+        out.flush().unwrap();
+        assert_eq!(said(&out).len(), 0);
+        pass(SEC);
+        out.flush().unwrap();
+        assert_eq!(said(&out), ["pong 1", "2"]);
+    }
+
+    #[test]
+    fn a_pong_that_waits_for_the_kernel_holds_nobody_up() {
+        let mut out = limited(9, 0, 3, 1000);
+        out.send(costing(&out, 1, b"1")).unwrap();
+        out.pong([&b"2"[..]].into_iter()).unwrap();
+        assert_eq!(out.send(costing(&out, 1, b"3")).unwrap(), Sent::Buffered);
+        give(&mut out, 1000);
+        out.flush().unwrap();
+        assert_eq!(said(&out), ["1", "3", "pong 2"]);
     }
 
     #[test]
