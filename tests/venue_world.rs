@@ -38,8 +38,8 @@ const PROOF: Duration = Duration::from_secs(6);
 const WAKES_MAX: usize = 300;
 
 /// Defects of the library that this world has found and looks away from.
-const SKIP_STRAY_REJECTION: bool = true;
-const SKIP_STALE_STANDING: bool = true;
+const SKIP_STRAY_REJECTION: bool = false;
+const SKIP_STALE_STANDING: bool = false;
 
 /// How many lines are kept of a world; `ZEN_WORLD_LOG=n` keeps more.
 const LOG_MAX: usize = 40;

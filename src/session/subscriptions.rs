@@ -305,7 +305,7 @@ impl Subscriptions {
                 }
                 Err(error) if given == 1 => {
                     if let Some(name) = self.queue.values().next().cloned() {
-                        self.reject(now, &name, error.to_string().into(), voice);
+                        self.reject(now, &name, error.to_string().into(), true, voice);
                     }
                 }
                 // One of them is at fault. Showing fewer finds out which.
@@ -328,7 +328,7 @@ impl Subscriptions {
         }
         for (name, reason) in confirmation.rejected {
             if let Some(name) = self.answered(&name, number) {
-                self.reject(now, &name, reason.into(), voice);
+                self.reject(now, &name, reason.into(), number.is_some(), voice);
             }
         }
         self.ask(now, voice);
@@ -342,9 +342,11 @@ impl Subscriptions {
         (waits && number.is_none_or(|number| since <= number)).then(|| channel.name.clone())
     }
 
-    fn reject(&mut self, now: Instant, name: &Arc<str>, reason: Arc<str>, voice: &mut Voice) {
+    fn reject(&mut self, now: Instant, name: &Arc<str>, reason: Arc<str>, has_id: bool, voice: &mut Voice) {
         let again = later(now, self.rules.retry);
-        if let Some(channel) = self.channels.get_mut(name)
+        // Without an id the refusal may be that of an earlier request.
+        if has_id
+            && let Some(channel) = self.channels.get_mut(name)
             && matches!(channel.stage, Stage::Pending { request } if channel.since == Some(request))
         {
             // The venue was asked once and refused. If it was asked more often, it may have accepted another time.

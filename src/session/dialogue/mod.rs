@@ -262,6 +262,9 @@ impl Dialogue {
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant, stamp: Stamp) {
         let now = self.clamp(now);
+        // Before a hang-up, behind which nothing counts.
+        self.subscriptions.handle_timeout(now, self.blocked, &mut self.voice);
+        self.report();
         match &mut self.phase {
             Phase::Open(Renewal::Due { at, token }) if *at <= now => {
                 let token = token.clone();
@@ -279,7 +282,6 @@ impl Dialogue {
             }
             Phase::Open(_) | Phase::LoggingIn(_) | Phase::Down => {}
         }
-        self.subscriptions.handle_timeout(now, self.blocked, &mut self.voice);
         self.report();
     }
 

@@ -129,7 +129,7 @@ fn while_reading_is_stopped_no_answer_is_missed() {
     assert_eq!(talk.pass(1000 * SEC), [""; 0]);
     talk.block(false);
     assert_eq!(talk.pass(9 * SEC), [""; 0]);
-    assert_eq!(talk.pass(SEC).first().unwrap(), "hangup: the refresh of the login was not answered");
+    assert_eq!(talk.pass(SEC).last().unwrap(), "hangup: the refresh of the login was not answered");
 }
 
 // Subscribing.
