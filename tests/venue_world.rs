@@ -37,10 +37,6 @@ const PROOF: Duration = Duration::from_secs(6);
 /// How often the reactor may be woken by deadlines within a second.
 const WAKES_MAX: usize = 300;
 
-/// Defects of the library that this world has found and looks away from.
-const SKIP_STRAY_REJECTION: bool = false;
-const SKIP_STALE_STANDING: bool = false;
-
 /// How many lines are kept of a world; `ZEN_WORLD_LOG=n` keeps more.
 const LOG_MAX: usize = 40;
 const CALLERS: usize = 3;
@@ -576,11 +572,7 @@ impl World {
             .filter(|(_, standing)| **standing == Standing::Confirmed)
             .map(|(name, _)| name.to_string())
             .collect();
-        let mut has: BTreeSet<_> = self.wires.last().map(|wire| wire.channels.keys().cloned().collect()).unwrap_or_default();
-        if SKIP_STRAY_REJECTION && !self.dialect.ids {
-            // Without ids, the refusal of an earlier request makes the dialogue forget that it has asked again since.
-            has.retain(|name| wanted.contains(name) || !self.cursed.contains(name));
-        }
+        let has: BTreeSet<_> = self.wires.last().map(|wire| wire.channels.keys().cloned().collect()).unwrap_or_default();
         let state = self.session.state();
         if state == State::Live && has == wanted && standing == wanted && self.orders.is_empty() {
             return None;
@@ -936,13 +928,9 @@ impl World {
 
     fn converse(&mut self) {
         loop {
-            let mut deeds = self.dialogue.take_deeds();
+            let deeds = self.dialogue.take_deeds();
             if deeds.is_empty() {
                 return;
-            }
-            if SKIP_STALE_STANDING {
-                // Of deeds behind a hang-up, the shell drops those that tell that a channel is only wanted now.
-                deeds.sort_by_key(|deed| matches!(deed, Deed::Hangup(_)));
             }
             let (generation, had_wire) = (self.generation, matches!(self.link, Link::Open(_)));
             for deed in deeds {
