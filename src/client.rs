@@ -17,7 +17,7 @@ use crate::reactor::{
     Channels, Driver, Kind, Mailbox, Manner, Opening, PendingCall, Reactor, Shared, Sink, Subscription, to_params,
 };
 use crate::reply::Reply;
-use crate::stats::{RateStatus, Stats};
+use crate::stats::{Latencies, RateStatus, SentMany, Stats};
 use crate::wire::out::Lane;
 use crate::wire::tls;
 
@@ -141,6 +141,26 @@ impl Client {
     /// peer does not take what was sent before, [`Error::Io`] if the wire broke on this very write.
     pub fn send(&self, text: &str) -> Result<Sent> {
         self.shared().send_text(self.manner, text, None)
+    }
+
+    /// Sends text messages on one wire, for bursts that are not urgent: as many as fit 16 KiB leave in one write and, encrypted, in one
+    /// record. A message of another thread may leave between two of these writes, so an order never waits for the whole burst.
+    ///
+    /// What keeps one message from being accepted keeps those behind it, too; those before it were accepted as by [`send`](Self::send).
+    ///
+    /// ```
+    /// # use zen_websocket::{Config, connect, testkit::MockServer};
+    /// # let server = MockServer::start()?;
+    /// # let (client, _inbox) = connect(Config::new(server.url()))?;
+    /// let cancels = ["BTC", "ETH", "SOL"].map(|coin| format!(r#"{{"op":"cancel","coin":"{coin}"}}"#));
+    /// let sent = client.send_many(&cancels);
+    /// if let Some(error) = sent.error {
+    ///     println!("not sent from {} on: {error}", cancels[sent.accepted]);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn send_many<T: AsRef<str>>(&self, texts: impl IntoIterator<Item = T>) -> SentMany {
+        self.shared().send_many(self.manner, texts)
     }
 
     /// Sends a binary message; otherwise as [`send`](Self::send).
@@ -389,6 +409,11 @@ impl Client {
     /// What was counted so far.
     pub fn stats(&self) -> Stats {
         self.shared().stats()
+    }
+
+    /// How long things take, as far as the config has it [measured](Config::kernel_stamps).
+    pub fn latencies(&self) -> Latencies {
+        self.shared().latencies()
     }
 
     /// Closes with code 1000 and waits until the connection has ended: for the close handshake if a wire is open

@@ -2,15 +2,21 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use socket2::Socket;
 
 use crate::dialect::{Dialect, Plain};
 use crate::error::{Error, Phase, Result};
 use crate::event::{ConnectionId, Generation, State};
 use crate::governor::{self, RateLimit};
+use crate::socket::SocketOptions;
 use crate::target::Target;
 
 /// How one connection behaves. Setters consume and return the config; it is checked once, when a connection is opened.
@@ -34,6 +40,8 @@ pub struct Config {
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) subprotocols: Vec<String>,
     pub(crate) trust: Arc<Trust>,
+    /// Behind a pointer, because each connection has a config.
+    pub(crate) socket: Arc<SocketOptions>,
     pub(crate) connect_timeout: Duration,
     pub(crate) phase_timeouts: [Option<Duration>; 5],
     pub(crate) connect_attempts: u32,
@@ -63,7 +71,10 @@ pub struct Config {
     pub(crate) throttle: Throttle,
     /// Behind a pointer, because few have one and each connection has a config.
     pub(crate) dial_limit: Option<Arc<RateLimit>>,
+    pub(crate) kernel_stamps: bool,
+    pub(crate) send_stamps: bool,
     pub(crate) on_dial: Option<DialHook>,
+    pub(crate) on_socket: Option<SocketHook>,
     pub(crate) on_open: Option<OpenHook>,
     pub(crate) on_lost: Option<LostHook>,
 }
@@ -131,6 +142,7 @@ pub(crate) struct Trust {
 }
 
 pub(crate) type DialHook = Arc<dyn Fn(&mut DialPlan) -> Result<(), Box<dyn StdError + Send + Sync>> + Send + Sync>;
+pub(crate) type SocketHook = Arc<dyn Fn(&Socket) -> io::Result<()> + Send + Sync>;
 pub(crate) type OpenHook = Arc<dyn Fn(ConnectionId, Generation) + Send + Sync>;
 pub(crate) type LostHook = Arc<dyn Fn(ConnectionId, Generation, &Error) + Send + Sync>;
 
@@ -147,6 +159,7 @@ impl Config {
             headers: Vec::new(),
             subprotocols: Vec::new(),
             trust: Arc::default(),
+            socket: Arc::default(),
             connect_timeout: Duration::from_secs(5),
             phase_timeouts: [None; 5],
             connect_attempts: 3,
@@ -175,7 +188,10 @@ impl Config {
             rate_limits: Vec::new(),
             throttle: Throttle::Fail,
             dial_limit: None,
+            kernel_stamps: false,
+            send_stamps: false,
             on_dial: None,
+            on_socket: None,
             on_open: None,
             on_lost: None,
         }
@@ -215,6 +231,18 @@ impl Config {
 
     fn trust_mut(&mut self) -> &mut Trust {
         Arc::make_mut(&mut self.trust)
+    }
+
+    /// What the kernel is told about each socket: buffers, timeouts, the address to dial from, and more. Default
+    /// [`SocketOptions::default`], which sends each frame at once and keeps at most 64 KiB waiting in the kernel.
+    ///
+    /// ```
+    /// # use zen_websocket::{Config, SocketOptions};
+    /// let config = Config::new("wss://www.example.com/ws").socket(SocketOptions::default().bind_address([192, 0, 2, 7]));
+    /// ```
+    pub fn socket(mut self, options: SocketOptions) -> Self {
+        self.socket = Arc::new(options);
+        self
     }
 
     /// How long one dial may take in all, from the dial hook to the verified 101 and the dialect's login. Default 5 s: an exchange that takes longer is better
@@ -344,6 +372,26 @@ impl Config {
         self
     }
 
+    /// Whether the kernel's receive stamps are asked for (Linux): when it took the latest bytes of a read from the network travels with
+    /// their messages as [`Context::kernel_at`](crate::Context::kernel_at), and how long they took from there to here is in
+    /// [`Client::latencies`](crate::Client::latencies). Off by default: it makes each read about a twentieth dearer. Elsewhere it does
+    /// nothing.
+    ///
+    /// The stamp is that of the segment that came last (`SO_TIMESTAMPNS`, socket(7)), made by the system's clock when the network card's
+    /// driver handed it over, or on loopback when it was sent. Messages that were read together share it, though the earlier may have waited longer; one
+    /// that is decrypted from several segments has that of the last.
+    pub fn kernel_stamps(mut self, on: bool) -> Self {
+        self.kernel_stamps = on;
+        self
+    }
+
+    /// Whether it is measured how long messages take from the call of a send to the kernel; see
+    /// [`Client::latencies`](crate::Client::latencies). Off by default: it reads the clock three times per message, about 100 ns.
+    pub fn send_stamps(mut self, on: bool) -> Self {
+        self.send_stamps = on;
+        self
+    }
+
     /// The venue's message language. Default [`Plain`], which knows nothing and reads nothing.
     pub fn dialect(mut self, dialect: impl Dialect + 'static) -> Self {
         self.dialect = Arc::new(dialect);
@@ -440,6 +488,25 @@ impl Config {
         self
     }
 
+    /// Runs on the reactor thread for each socket, after the options of [`socket`](Self::socket) and before it connects: for whatever
+    /// else the system lets one set. A dial opens several sockets if its host has several addresses and the first do not answer. It must
+    /// not block. An error fails the dial with [`Error::Io`]; a panic fails it with [`Error::Panicked`] and ends nothing else. Unix only.
+    /// None by default.
+    ///
+    /// ```
+    /// # use std::os::fd::{AsRawFd, BorrowedFd};
+    /// # use zen_websocket::Config;
+    /// let config = Config::new("wss://www.example.com/ws").on_socket(|socket: BorrowedFd<'_>| {
+    ///     println!("dialling with descriptor {}", socket.as_raw_fd());
+    ///     Ok(())
+    /// });
+    /// ```
+    #[cfg(unix)]
+    pub fn on_socket(mut self, hook: impl Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        self.on_socket = Some(Arc::new(move |socket| hook(socket.as_fd())));
+        self
+    }
+
     /// Runs on the reactor thread whenever a wire is up. It must not block; a panic in it is logged and harmless. None by default.
     pub fn on_open(mut self, hook: impl Fn(ConnectionId, Generation) + Send + Sync + 'static) -> Self {
         self.on_open = Some(Arc::new(hook));
@@ -510,6 +577,7 @@ impl Config {
             return Err(Error::config("subprotocol", format!("{name} is offered twice")));
         }
         check_headers(&self.headers)?;
+        self.socket.validate()?;
         governor::validate("rate_limit", &self.rate_limits)?;
         governor::validate("dial_limit", self.dial_limit.as_deref().map_or(&[], slice::from_ref))?;
         Ok(target)
@@ -573,6 +641,7 @@ impl fmt::Debug for Config {
             .field("headers", &headers)
             .field("subprotocols", &self.subprotocols)
             .field("trust", &self.trust)
+            .field("socket", &self.socket)
             .field("connect_timeout", &self.connect_timeout)
             .field("phase_timeouts", &self.phase_timeouts)
             .field("connect_attempts", &self.connect_attempts)
@@ -601,7 +670,10 @@ impl fmt::Debug for Config {
             .field("rate_limits", &self.rate_limits)
             .field("throttle", &self.throttle)
             .field("dial_limit", &self.dial_limit)
+            .field("kernel_stamps", &self.kernel_stamps)
+            .field("send_stamps", &self.send_stamps)
             .field("on_dial", &self.on_dial.is_some())
+            .field("on_socket", &self.on_socket.is_some())
             .field("on_open", &self.on_open.is_some())
             .field("on_lost", &self.on_lost.is_some())
             .finish()
@@ -728,9 +800,9 @@ mod tests {
     #[test]
     fn debug_shows_no_secret_and_keeps_the_values() {
         let config =
-            Config::new("wss://user:pass@h/ws?token=query").header("Authorization", "bearer").client_certificate("chain", "pem");
+            Config::new("wss://alice:pass@h/ws?token=query").header("Authorization", "bearer").client_certificate("chain", "pem");
         let shown = format!("{config:?}");
-        for secret in ["user", "pass", "query", "bearer", "pem", "chain"] {
+        for secret in ["alice", "pass", "query", "bearer", "pem", "chain"] {
             assert!(!shown.contains(secret), "{secret} in {shown}");
         }
         assert!(shown.contains("Authorization"));

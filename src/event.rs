@@ -3,7 +3,7 @@
 use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::de::DeserializeOwned;
 
@@ -20,6 +20,12 @@ pub struct Received {
     /// When the bytes were read from the socket: one stamp per read, so messages that arrived together share it. For state changes,
     /// when the reactor noticed.
     pub at: Instant,
+    /// When the kernel took the latest of these bytes from the network, by the system's clock; see
+    /// [`Config::kernel_stamps`](crate::Config::kernel_stamps).
+    pub kernel_at: Option<SystemTime>,
+    /// Whether a further message of the same read follows at once, so that a consumer that only acts on the newest state can wait for it;
+    /// see [`Context::more`](crate::Context::more).
+    pub more: bool,
     /// What happened.
     pub event: Event,
 }
@@ -309,6 +315,6 @@ mod tests {
 
     #[test]
     fn an_event_in_the_inbox_is_small() {
-        assert!(size_of::<Received>() <= 96, "{}", size_of::<Received>());
+        assert!(size_of::<Received>() <= 112, "{}", size_of::<Received>());
     }
 }

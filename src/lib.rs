@@ -65,7 +65,7 @@
 //!
 //! | floor | modules | what they know |
 //! | --- | --- | --- |
-//! | 0 | `error`, `event`, `config`, `target`, `stats`, `reply` | what users see |
+//! | 0 | `error`, `event`, `config`, `socket`, `target`, `stats`, `latency`, `reply` | what users see |
 //! | 0 | `dialect`, `governor`, `ticket` | what a text means, when a frame may leave, how far it has come |
 //! | 1 | `session` | when to dial, log in, ping, restore, give up: pure state machines over inputs and `now` |
 //! | 1 | `wire` | bytes to messages and back, without blocking: frames, handshake, TLS, dialling |
@@ -96,10 +96,12 @@ mod error;
 mod event;
 mod governor;
 mod inbox;
+mod latency;
 mod reactor;
 mod reply;
 mod rpc;
 mod session;
+mod socket;
 mod stats;
 mod target;
 #[cfg(feature = "testkit")]
@@ -116,11 +118,13 @@ pub use crate::error::{Error, Explanation, Phase, Refusal, RejectedChannel, Reje
 pub use crate::event::{ConnectionId, Event, EventRef, Generation, Message, Received, Sent, Standing, State};
 pub use crate::governor::{LimitStatus, Pressure, RateLimit, costs};
 pub use crate::inbox::{Inbox, IntoIter, Iter};
+pub use crate::latency::Latency;
 pub use crate::reactor::{Channels, Context, Driver, Handler, PendingCall, Reactor, ReactorBuilder, Sink, Subscription, Wait};
 pub use crate::reply::Reply;
 #[doc(hidden)]
 pub use crate::rpc::__private;
-pub use crate::stats::{RateStatus, Stats};
+pub use crate::socket::SocketOptions;
+pub use crate::stats::{Latencies, RateStatus, SentMany, Stats};
 
 /// The pure floors, for this crate's own tests and benchmarks. Not part of the API.
 #[doc(hidden)]
@@ -133,7 +137,7 @@ pub mod internals {
     pub use crate::wire::assembler::{Assembler, Item};
     pub use crate::wire::frame;
     pub use crate::wire::handshake;
-    pub use crate::wire::out::{Decrypted, Lane, Out, Outgoing, Remains};
+    pub use crate::wire::out::{Decrypted, Lane, Out, Outgoing, Remains, SendStamps};
 }
 
 /// The programs of the README.

@@ -64,6 +64,45 @@ fn a_wire_that_takes_a_little_more_before_it_breaks() {
 }
 
 #[test]
+fn bursts_among_sends_behind_a_full_kernel() {
+    let a = vec![SendMany, Send];
+    let b = vec![Send, SendMany];
+    let kernel = vec![Room(23), Room(40)];
+    let reactor = vec![Flush, Pong, End, Lost];
+    explore(Script { room: 10, unsent_max: 60, actors: vec![a, b, kernel, reactor], ..Script::default() }, 10_000);
+}
+
+#[test]
+fn bursts_on_a_wire_that_takes_a_little_more_before_it_breaks() {
+    for more in [1, 7, 22, 34, 35, 60] {
+        let a = vec![SendMany, Send];
+        let b = vec![SendMany];
+        let kernel = vec![RoomAndBreak(more)];
+        let reactor = vec![Flush, Notice, Lost];
+        explore(Script { room: 10, unsent_max: 100, actors: vec![a, b, kernel, reactor], ..Script::default() }, 400);
+    }
+}
+
+#[test]
+fn bursts_across_a_loss_and_a_redial() {
+    let a = vec![SendMany, SendMany];
+    let b = vec![Send];
+    let reactor = vec![End, Lost, Take, Dial, Open, Opened];
+    explore(Script { room: 25, unsent_max: 100, actors: vec![a, b, reactor], ..Script::default() }, 250);
+}
+
+#[test]
+fn bursts_under_a_limit() {
+    for queue_max in [0, 1, 3] {
+        let a = vec![SendMany, SendMany];
+        let b = vec![SendIn(Lane::Urgent), Send];
+        let reactor = vec![Flush, Ping, Flush];
+        let script = Script { room: 30, unsent_max: 100, actors: vec![a, b, vec![Room(90)], reactor], ..Script::default() };
+        explore(Script { limit: Some(2), queue_max, ..script }, 1_000);
+    }
+}
+
+#[test]
 fn a_close_among_sends() {
     let a = vec![Send, WishClose, Send];
     let b = vec![Send, Send];
@@ -299,6 +338,8 @@ enum Step {
     // Callers.
     Send,
     SendIn(Lane),
+    /// Sends two messages in one write, if they fit.
+    SendMany,
     /// Reads the generation, for `SendOn`.
     Look,
     SendOn,
@@ -626,6 +667,7 @@ impl Stage {
         let generation = self.out.generation();
         match step {
             Send => self.send(actor, Lane::Normal, None, None),
+            SendMany => self.send_many(actor),
             SendIn(lane) => self.send(actor, lane, None, None),
             Look => self.looked[actor] = self.session.generation(),
             SendOn => self.send(actor, Lane::Normal, Some(self.looked[actor]), None),
@@ -809,6 +851,32 @@ impl Stage {
         assert!(outcome.is_ok() || self.out.waiting() == waiting);
         self.owes_post[caller] |= matches!(outcome, Ok(Sent::Buffered | Sent::Queued) | Err(Error::Io(_)));
         self.attempts.push(Attempt { caller, text, lane, call, current, expected, outcome });
+    }
+
+    fn send_many(&mut self, caller: usize) {
+        let texts = [0, 1].map(|number| format!("{caller} says {:02}", self.attempts.len() + number));
+        let (current, queue_max, costs) = (self.out.generation(), self.queue_max, self.costs);
+        let messages = texts.each_ref().map(|text| Outgoing { queue_max, costs, ..Outgoing::text(text) });
+        let (count, sent) = self.out.send_many(&messages);
+        self.owes_post[caller] |= match &sent {
+            Ok(sent) => *sent != Sent::Written,
+            Err(Error::Io(_)) => true,
+            Err(_) => count > 0,
+        };
+        assert!(count > 0 || sent.is_err(), "a burst that neither goes on nor fails");
+        for (number, text) in texts.into_iter().enumerate() {
+            let outcome = match &sent {
+                Ok(sent) if number < count => Ok(*sent),
+                // They left whole before it broke.
+                Err(Error::Io(_)) if number < count => Ok(Sent::Written),
+                Err(_) if number < count => Ok(Sent::Buffered),
+                Err(error) if number == count => Err(error.clone()),
+                Err(_) => Err(Error::NotConnected),
+                // It comes with the next burst.
+                Ok(_) => return self.send(caller, Lane::Normal, None, None),
+            };
+            self.attempts.push(Attempt { caller, text, lane: Lane::Normal, call: None, current, expected: None, outcome });
+        }
     }
 
     /// Sends something of the connection's own.

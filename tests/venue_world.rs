@@ -933,16 +933,30 @@ impl World {
                 return;
             }
             let (generation, had_wire) = (self.generation, matches!(self.link, Link::Open(_)));
+            let mut burst = Vec::new();
             for deed in deeds {
                 let is_stale = had_wire && (self.generation != generation || !matches!(self.link, Link::Open(_)));
                 match deed {
-                    Deed::Standing(channel, None) => self.session.handle_standing(channel, None),
-                    _ if is_stale => self.count("stale deeds"),
-                    Deed::Say { text, urgent, ticket } => {
-                        self.note(format_args!("  says {text}"));
-                        let lane = if urgent { Lane::Control } else { Lane::Restore };
-                        self.say_own(&text, lane, ticket.as_ref());
+                    Deed::Standing(channel, standing) if standing.is_none() || !is_stale => {
+                        self.note(format_args!("  {channel}: {standing:?}"));
+                        self.session.handle_standing(channel, standing);
+                        continue;
                     }
+                    Deed::Say { text, urgent: false, ticket } if !is_stale => {
+                        self.note(format_args!("  says {text}"));
+                        burst.push((text, ticket));
+                        continue;
+                    }
+                    _ => {}
+                }
+                self.say_many(&mem::take(&mut burst));
+                match deed {
+                    _ if is_stale => self.count("stale deeds"),
+                    Deed::Say { text, ticket, .. } => {
+                        self.note(format_args!("  says {text}"));
+                        self.say_own(&text, Lane::Control, ticket.as_ref());
+                    }
+                    Deed::Standing(..) => {}
                     Deed::LoggedIn => self.handle_logged_in(),
                     Deed::LoginFailed(cause) => {
                         self.count("logins refused");
@@ -959,14 +973,11 @@ impl World {
                         self.count("refreshes failed");
                         self.lose(cause);
                     }
-                    Deed::Standing(channel, standing) => {
-                        self.note(format_args!("  {channel}: {standing:?}"));
-                        self.session.handle_standing(channel, standing);
-                    }
                     Deed::Live(is_live) => self.handle_live(is_live),
                     Deed::Emit(event) => self.report(event),
                 }
             }
+            self.say_many(&burst);
             self.dialogue.handle_said();
         }
     }
@@ -1242,15 +1253,37 @@ impl World {
     fn say_own(&mut self, text: &str, lane: Lane, ticket: Option<&Arc<Ticket>>) -> bool {
         let outgoing = Outgoing { lane, ticket, costs: self.costs(text), is_own: true, ..Outgoing::text(text) };
         let said = self.out.send(outgoing);
-        self.observe();
         let is_sent = matches!(said, Ok(Sent::Written | Sent::Buffered));
+        self.heed(said);
+        is_sent
+    }
+
+    fn say_many(&mut self, texts: &[(String, Option<Arc<Ticket>>)]) {
+        let costs: Vec<_> = texts.iter().map(|(text, _)| self.costs(text)).collect();
+        let outgoing = texts.iter().zip(costs).map(|((text, ticket), costs)| Outgoing {
+            lane: Lane::Restore,
+            ticket: ticket.as_ref(),
+            costs,
+            is_own: true,
+            ..Outgoing::text(text)
+        });
+        let outgoing: Vec<_> = outgoing.collect();
+        let mut rest = &outgoing[..];
+        while !rest.is_empty() {
+            let (count, said) = self.out.send_many(rest);
+            rest = &rest[count + usize::from(said.is_err())..];
+            self.heed(said);
+        }
+    }
+
+    fn heed(&mut self, said: Result<Sent>) {
+        self.observe();
         match said {
             Ok(Sent::Written) | Err(Error::NotConnected) => {}
             Ok(Sent::Buffered | Sent::Queued) | Err(Error::Io(_)) => self.post(),
             Err(Error::QueueFull { .. }) => self.count("answers dropped"),
-            said => self.fail(format_args!("could not say {text}: {said:?}")),
+            said => self.fail(format_args!("could not say something: {said:?}")),
         }
-        is_sent
     }
 
     fn write<T>(&mut self, write: impl FnOnce(&mut Out<Socket>) -> Result<T>) -> Option<T> {

@@ -18,13 +18,22 @@ use crate::reactor::handler::Context;
 use crate::reactor::mailbox::Mailbox;
 use crate::reactor::scratch::Scratch;
 use crate::reactor::sink::Engine;
-use crate::reactor::slot::{Opening, Slot, Turn};
+use crate::reactor::slot::{Opening, Read, Slot, Turn};
 
 /// How often a connection whose inbox is full looks for room.
 const ROOM_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How many readiness events one poll takes; the rest follow with the next.
 const EVENTS_MAX: usize = 1024;
+
+/// How many sockets a driver that never waits reads without asking the poller first: asking once costs about as much as one empty read.
+const HOT_MAX: usize = 4;
+
+/// How many turns in a row may leave out the poller, the dials and the deadlines.
+const HOT_TURNS: u32 = 16;
+
+/// How many empty reads in a row, some hundred milliseconds of them, make a socket cold.
+const COLD_AFTER: u32 = 1 << 20;
 
 const WAKER: Token = Token(usize::MAX);
 
@@ -60,9 +69,21 @@ pub struct Driver {
     events: Events,
     pub(crate) mailbox: Arc<Mailbox>,
     slots: Slots,
+    hot: Hot,
     scratch: Scratch,
     /// No connection will be opened any more.
     is_released: bool,
+}
+
+/// The sockets that had something to read lately, for a driver that never waits.
+#[derive(Default)]
+struct Hot {
+    /// Each with the number of empty reads since.
+    slots: Vec<(usize, u32)>,
+    /// How many turns may still leave out the poller.
+    turns_left: u32,
+    /// Where the latest one went when there were too many.
+    next: usize,
 }
 
 /// The connections and what is due on them.
@@ -103,6 +124,7 @@ impl Driver {
             events: Events::with_capacity(EVENTS_MAX),
             mailbox: Mailbox::new(waker),
             slots: Slots::default(),
+            hot: Hot::default(),
             scratch: Scratch::new(),
             is_released: false,
         })
@@ -130,8 +152,8 @@ impl Driver {
         mut engine: impl FnMut(&Context<'_>, EventRef<'_>),
     ) -> Result<()> {
         self.serve(timeout.into(), &mut engine)?;
-        if !self.mailbox.fall_asleep() {
-            // An engine may wait on the descriptor before the next turn.
+        // An engine may wait on the descriptor before the next turn.
+        if !self.mailbox.is_asleep() && !self.mailbox.fall_asleep() {
             self.mailbox.wake();
         }
         if let Some(payload) = self.scratch.panic.take() {
@@ -160,17 +182,77 @@ impl Driver {
         !self.is_released || self.connections() > 0
     }
 
-    /// All of a turn but what concerns an engine.
-    pub(crate) fn serve(&mut self, timeout: Option<Duration>, engine: &mut Engine<'_>) -> Result<()> {
+    /// All of a turn but what concerns an engine. Returns whether anything was to be done.
+    pub(crate) fn serve(&mut self, timeout: Option<Duration>, engine: &mut Engine<'_>) -> Result<bool> {
         self.mailbox.enter();
-        self.poll(timeout)?;
-        self.note_events();
-        self.serve_ready(engine);
-        self.serve_dial(engine);
-        self.serve_mailbox(engine);
-        self.serve_deadlines(engine);
-        self.serve_stuck(engine);
-        Ok(())
+        let is_spinning = timeout == Some(Duration::ZERO);
+        let mut is_busy = false;
+        if is_spinning && self.hot.turns_left > 0 {
+            self.hot.turns_left -= 1;
+            is_busy |= self.serve_hot(engine);
+        } else {
+            if !is_spinning && !self.hot.slots.is_empty() {
+                // Whoever waits goes by events, and those of hot sockets were passed over.
+                is_busy |= self.serve_hot(engine);
+                self.hot.slots.clear();
+            }
+            self.poll(if is_busy { Some(Duration::ZERO) } else { timeout })?;
+            self.note_events(is_spinning);
+            let (ready, dials) = (self.slots.ready.len(), self.slots.dials.len());
+            is_busy |= ready + dials > 0;
+            self.serve_ready(engine, is_spinning);
+            self.serve_dial(engine);
+            is_busy |= self.serve_deadlines(engine);
+            self.serve_stuck(engine);
+            // With more sockets ready than can be hot, the poller finds them faster.
+            self.hot.turns_left = if ready > HOT_MAX { 1 } else { HOT_TURNS };
+            if self.hot.slots.is_empty() {
+                self.hot.turns_left = 0;
+            }
+        }
+        is_busy |= self.serve_mailbox(engine);
+        Ok(is_busy)
+    }
+
+    /// Reads the hot sockets at once, and goes on with what that, or the turn before, has left.
+    fn serve_hot(&mut self, engine: &mut Engine<'_>) -> bool {
+        let mut is_busy = !self.slots.ready.is_empty();
+        let mut place = 0;
+        while let Some((index, empty)) = self.hot.slots.get(place).copied() {
+            let empty = match self.read_hot(index, engine) {
+                Read::Something => {
+                    is_busy = true;
+                    0
+                }
+                Read::Nothing if empty < COLD_AFTER => empty + 1,
+                Read::Nothing | Read::Closed => {
+                    self.hot.slots.swap_remove(place);
+                    continue;
+                }
+            };
+            self.hot.slots[place].1 = empty;
+            place += 1;
+        }
+        self.serve_ready(engine, true);
+        if !self.slots.dials.is_empty() || !self.slots.stuck.is_empty() {
+            self.hot.turns_left = 0;
+        }
+        is_busy
+    }
+
+    fn read_hot(&mut self, index: usize, engine: &mut Engine<'_>) -> Read {
+        let entry = &mut self.slots.entries[index];
+        let Some(slot) = &mut entry.slot else { return Read::Closed };
+        if entry.is_queued {
+            return Read::Something;
+        }
+        let mut turn = Turn { registry: self.poll.registry(), token: Token(index), scratch: &mut self.scratch, engine };
+        let (read, again) = slot.handle_hot(&mut turn);
+        if matches!(read, Read::Something) {
+            slot.hand_over();
+            self.slots.file(index, again);
+        }
+        read
     }
 
     fn poll(&mut self, timeout: Option<Duration>) -> Result<()> {
@@ -192,7 +274,7 @@ impl Driver {
         }
     }
 
-    fn note_events(&mut self) {
+    fn note_events(&mut self, is_spinning: bool) {
         for event in &self.events {
             if event.token() == WAKER {
                 continue;
@@ -204,6 +286,10 @@ impl Driver {
                 slot.handle_writable();
             }
             let hangup = event.is_read_closed() || event.is_error();
+            if is_spinning && !hangup && !slot.is_dialing() && self.hot.contains(index) {
+                // What this event tells of has been read, or will be in the next turn.
+                continue;
+            }
             if event.is_readable() || hangup {
                 slot.note_ready(hangup);
             } else if !slot.is_dialing() {
@@ -214,10 +300,25 @@ impl Driver {
     }
 
     /// One receive for each connection that has something.
-    fn serve_ready(&mut self, engine: &mut Engine<'_>) {
+    fn serve_ready(&mut self, engine: &mut Engine<'_>, is_spinning: bool) {
         for _ in 0..self.slots.ready.len() {
             let Some(index) = self.slots.ready.pop_front() else { break };
+            self.scratch.was_filled = false;
             self.go_on(index, engine);
+            if is_spinning && self.scratch.was_filled {
+                self.heat(index);
+            }
+        }
+    }
+
+    /// A socket had something to read: from now on it is hot, in place of the one that has been so for longest if there are too many.
+    fn heat(&mut self, index: usize) {
+        if let Some(colder) = self.hot.note(index)
+            && let Some(slot) = &mut self.slots.entries[colder].slot
+        {
+            // Its latest events were passed over.
+            slot.note_ready(false);
+            self.slots.queue(colder);
         }
     }
 
@@ -227,8 +328,8 @@ impl Driver {
         }
     }
 
-    fn serve_mailbox(&mut self, engine: &mut Engine<'_>) {
-        let content = self.mailbox.take();
+    fn serve_mailbox(&mut self, engine: &mut Engine<'_>) -> bool {
+        let Some(content) = self.mailbox.take() else { return false };
         for opening in content.openings {
             let index = self.slots.insert(opening);
             self.serve_slot(index, engine, |slot, turn| {
@@ -257,18 +358,21 @@ impl Driver {
             self.is_released = true;
             self.close();
         }
+        true
     }
 
-    fn serve_deadlines(&mut self, engine: &mut Engine<'_>) {
+    fn serve_deadlines(&mut self, engine: &mut Engine<'_>) -> bool {
         let now = Instant::now();
-        while let Some((deadline, index)) = self.slots.deadlines.first().copied() {
-            if deadline > now {
-                return;
-            }
+        let mut is_busy = false;
+        while let Some((deadline, index)) = self.slots.deadlines.first().copied()
+            && deadline <= now
+        {
+            is_busy = true;
             self.slots.deadlines.pop_first();
             self.slots.entries[index].deadline = None;
             self.serve_slot(index, engine, |slot, turn| slot.handle_timeout(turn, now));
         }
+        is_busy
     }
 
     fn serve_stuck(&mut self, engine: &mut Engine<'_>) {
@@ -289,6 +393,7 @@ impl Driver {
         let Some(slot) = &mut self.slots.entries[index].slot else { return };
         let mut turn = Turn { registry: self.poll.registry(), token: Token(index), scratch: &mut self.scratch, engine };
         let again = work(slot, &mut turn);
+        slot.hand_over();
         self.slots.file(index, again);
     }
 
@@ -327,6 +432,26 @@ impl fmt::Debug for Driver {
 impl AsFd for Driver {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.poll.registry().as_fd()
+    }
+}
+
+impl Hot {
+    /// Adds a socket; returns the one whose place it takes.
+    fn note(&mut self, index: usize) -> Option<usize> {
+        if self.contains(index) {
+            return None;
+        }
+        if self.slots.len() < HOT_MAX {
+            self.slots.push((index, 0));
+            return None;
+        }
+        self.next = (self.next + 1) % HOT_MAX;
+        let (colder, _) = mem::replace(&mut self.slots[self.next], (index, 0));
+        Some(colder)
+    }
+
+    fn contains(&self, index: usize) -> bool {
+        self.slots.iter().any(|(known, _)| *known == index)
     }
 }
 

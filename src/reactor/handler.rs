@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
@@ -12,7 +12,8 @@ use crate::event::{ConnectionId, Event, EventRef, Generation, Sent, State};
 use crate::reactor::calls::{PendingCall, to_params};
 use crate::reactor::shared::{Manner, Shared};
 use crate::reactor::subscription::{Channels, Subscription};
-use crate::stats::Stats;
+use crate::stats::{SentMany, Stats};
+use crate::wire::assembler;
 use crate::wire::out::Lane;
 
 /// Functions that run on the reactor thread, one per kind of event. Messages are borrowed from the buffer they were read into; nothing
@@ -43,11 +44,13 @@ pub struct Handler {
     text: Option<TextFn>,
     binary: Option<BinaryFn>,
     state: Option<StateFn>,
+    drained: Option<DrainedFn>,
 }
 
 type TextFn = Box<dyn FnMut(&Context<'_>, &str) + Send>;
 type BinaryFn = Box<dyn FnMut(&Context<'_>, &[u8]) + Send>;
 type StateFn = Box<dyn FnMut(&Context<'_>, &Event) + Send>;
+type DrainedFn = Box<dyn FnMut(&Context<'_>) + Send>;
 
 /// Where an event came from, and the sending half of its connection.
 ///
@@ -60,8 +63,15 @@ pub struct Context<'a> {
     pub generation: Generation,
     /// When the bytes were read; see [`Received::at`](crate::Received::at).
     pub at: Instant,
+    /// When the kernel took the latest of these bytes from the network, by the system's clock; see
+    /// [`Config::kernel_stamps`](crate::Config::kernel_stamps).
+    pub kernel_at: Option<SystemTime>,
     pub(crate) shared: &'a Arc<Shared>,
-    manner: Manner,
+    /// What was read with the message and comes after it.
+    pub(crate) rest: &'a [u8],
+    /// Another part of the same text comes after it.
+    pub(crate) is_followed: bool,
+    pub(crate) manner: Manner,
 }
 
 impl Handler {
@@ -88,6 +98,18 @@ impl Handler {
         self
     }
 
+    /// Runs when all messages of a read have been handled, if there were any: for strategies that act once on many updates.
+    pub fn drained(mut self, run: impl FnMut(&Context<'_>) + Send + 'static) -> Self {
+        self.drained = Some(Box::new(run));
+        self
+    }
+
+    pub(crate) fn handle_drained(&mut self, context: &Context<'_>) {
+        if let Some(run) = &mut self.drained {
+            run(context);
+        }
+    }
+
     pub(crate) fn handle(&mut self, context: &Context<'_>, event: EventRef<'_>) {
         match event {
             EventRef::Text(text) => {
@@ -111,7 +133,25 @@ impl Handler {
 
 impl<'a> Context<'a> {
     pub(crate) fn new(shared: &'a Arc<Shared>, generation: Generation, at: Instant) -> Self {
-        Self { connection: shared.id, generation, at, shared, manner: Manner::NORMAL }
+        Self {
+            connection: shared.id,
+            generation,
+            at,
+            kernel_at: None,
+            shared,
+            rest: &[],
+            is_followed: false,
+            manner: Manner::NORMAL,
+        }
+    }
+
+    /// Whether a further message of the same read follows at once, so that a strategy can leave acting to the last. Costs a look at a
+    /// few bytes.
+    ///
+    /// With a dialect that reads messages, what follows may turn out to be a reply, or data for the inbox of a subscription, and not come
+    /// here; [`Handler::drained`] tells exactly. If the bytes that follow break the protocol, the wire's end follows instead.
+    pub fn more(&self) -> bool {
+        self.is_followed || assembler::holds_message(self.rest)
     }
 
     /// The same with sends and calls in the urgent lane; see [`Client::urgent`](crate::Client::urgent).
@@ -182,6 +222,11 @@ impl<'a> Context<'a> {
         self.shared.send_json(self.manner, value, None)
     }
 
+    /// Sends text messages in as few writes as possible; see [`Client::send_many`](crate::Client::send_many).
+    pub fn send_many<T: AsRef<str>>(&self, texts: impl IntoIterator<Item = T>) -> SentMany {
+        self.shared.send_many(self.manner, texts)
+    }
+
     /// Sends a binary message.
     ///
     /// # Errors
@@ -240,6 +285,7 @@ impl fmt::Debug for Handler {
             .field("text", &self.text.is_some())
             .field("binary", &self.binary.is_some())
             .field("state", &self.state.is_some())
+            .field("drained", &self.drained.is_some())
             .finish()
     }
 }

@@ -93,14 +93,16 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Takes everything.
-    pub(crate) fn take(&self) -> Content {
-        if !self.filled.swap(false, Ordering::SeqCst) {
-            return Content::default();
+    /// Takes everything, if there is anything.
+    pub(crate) fn take(&self) -> Option<Content> {
+        // Looked at before it is written to: a driver that never waits comes here all the time.
+        if !self.filled.load(Ordering::SeqCst) {
+            return None;
         }
+        self.filled.store(false, Ordering::SeqCst);
         let mut content = self.content.lock();
         let closed = content.closed;
-        mem::replace(&mut *content, Content { closed, ..Content::default() })
+        Some(mem::replace(&mut *content, Content { closed, ..Content::default() }))
     }
 
     /// Takes everything for the last time; later arrivals are refused.
@@ -117,6 +119,11 @@ impl Mailbox {
         !self.filled.load(Ordering::SeqCst)
     }
 
+    /// Whether it was said that the driver waits, and nobody has woken it since.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn wake_up(&self) {
         self.asleep.store(false, Ordering::SeqCst);
     }
@@ -131,7 +138,8 @@ impl Mailbox {
     /// Notes that this thread turns the driver.
     pub(crate) fn enter(&self) {
         let number = thread_number();
-        if self.turner.swap(number, Ordering::Relaxed) != number {
+        if self.turner.load(Ordering::Relaxed) != number {
+            self.turner.store(number, Ordering::Relaxed);
             TURNED.set(TURNED.get() + 1);
         }
     }

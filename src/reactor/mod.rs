@@ -18,7 +18,7 @@ use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
 use parking_lot::Mutex;
@@ -62,10 +62,17 @@ pub enum Wait {
     /// Sleeps in the kernel until something happens. Costs nothing while idle; an event pays for waking a thread.
     #[default]
     Park,
-    /// Never sleeps: the thread takes a core for itself, and nobody has to wake it.
+    /// Never sleeps: the thread takes a core for itself, and nobody has to wake it. The few sockets that had something to read lately are
+    /// read without asking the poller first, which looks for the others every few rounds.
     Spin {
         /// The core to stay on; `None` leaves it to the scheduler.
         core: Option<usize>,
+    },
+    /// Spins for a while after each event, then sleeps: bursts are met awake, and a quiet feed costs nothing. Wants a core for itself
+    /// while it is busy, as `Spin` does.
+    Adaptive {
+        /// How long after the last event.
+        spin_for: Duration,
     },
 }
 
@@ -153,30 +160,37 @@ impl ReactorBuilder {
                         .ok_or_else(|| Error::config("wait", format!("there is no core {wanted}")))?,
                 )
             }
-            Wait::Park | Wait::Spin { core: None } => None,
+            Wait::Park | Wait::Adaptive { .. } | Wait::Spin { core: None } => None,
         };
         let driver = Driver::new()?;
         let mailbox = driver.mailbox.clone();
-        let timeout = match self.wait {
-            Wait::Park => None,
-            Wait::Spin { .. } => Some(Duration::ZERO),
-        };
-        let thread = thread::Builder::new().name(self.name).spawn(move || run(driver, timeout, core)).map_err(Error::io)?;
+        let wait = self.wait;
+        let thread = thread::Builder::new().name(self.name).spawn(move || run(driver, wait, core)).map_err(Error::io)?;
         Ok(Reactor(Arc::new(Handle { mailbox, thread: Mutex::new(Some(thread)) })))
     }
 }
 
 /// What the thread does.
-fn run(mut driver: Driver, timeout: Option<Duration>, core: Option<CoreId>) {
+fn run(mut driver: Driver, wait: Wait, core: Option<CoreId>) {
     if let Some(core) = core
         && !core_affinity::set_for_current(core)
     {
         log::warn!("the reactor could not be moved to core {}", core.id);
     }
+    let mut last_event = Instant::now();
     while driver.is_wanted() {
-        if let Err(error) = driver.serve(timeout, &mut |_, _| ()) {
-            log::error!("the reactor ends: {error}");
-            return;
+        let timeout = match wait {
+            Wait::Park => None,
+            Wait::Spin { .. } => Some(Duration::ZERO),
+            Wait::Adaptive { spin_for } => (last_event.elapsed() < spin_for).then_some(Duration::ZERO),
+        };
+        match driver.serve(timeout, &mut |_, _| ()) {
+            Ok(true) if matches!(wait, Wait::Adaptive { .. }) => last_event = Instant::now(),
+            Ok(_) => {}
+            Err(error) => {
+                log::error!("the reactor ends: {error}");
+                return;
+            }
         }
     }
 }

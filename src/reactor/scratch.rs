@@ -11,6 +11,8 @@ const RECEIVE_MAX: usize = 64 << 10;
 pub(crate) struct Scratch {
     pub(crate) received: Box<[u8]>,
     pub(crate) plain: Box<[u8]>,
+    /// A receive has brought something.
+    pub(crate) was_filled: bool,
     pub(crate) pongs: Pongs,
     /// Calls may be answered by what is decoded now: looked at after it was received.
     pub(crate) calls_wait: bool,
@@ -31,6 +33,7 @@ impl Scratch {
             received: vec![0; RECEIVE_MAX].into(),
             // A record may have waited inside TLS for its last byte: 16 KiB more than came in.
             plain: vec![0; RECEIVE_MAX + (32 << 10)].into(),
+            was_filled: false,
             pongs: Pongs::default(),
             calls_wait: false,
             panic: None,

@@ -3,13 +3,14 @@
 //! The two locks are never held together, and nothing of the user's runs under either.
 
 use std::io::{self, Read, Write};
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mio::net::TcpStream;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde::Serialize;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
@@ -17,11 +18,12 @@ use crate::config::{Config, Throttle};
 use crate::error::{Error, Result};
 use crate::event::{ConnectionId, Generation, Sent, State};
 use crate::governor::{Costs, Governor, Pressure};
+use crate::latency::Histogram;
 use crate::reactor::calls::Waiter;
 use crate::reactor::mailbox::{self, Mailbox};
 use crate::reactor::talk::{Order, What};
 use crate::session::Session;
-use crate::stats::{RateStatus, Stats};
+use crate::stats::{Latencies, RateStatus, SentMany, Stats};
 use crate::wire::frame;
 use crate::wire::out::{Lane, Out, Outgoing};
 
@@ -41,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) numbers: AtomicU64,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) counters: Counters,
+    /// How old reads were when their first message was delivered, if the kernel stamps them.
+    kernel_latency: Mutex<Histogram>,
     posted: AtomicBool,
 }
 
@@ -72,11 +76,15 @@ impl Shared {
         governor: Option<Arc<Governor>>,
         mailbox: Arc<Mailbox>,
     ) -> Arc<Self> {
+        let mut out = Out::new(config.unsent_max, governor.clone(), Instant::now);
+        if config.send_stamps {
+            out.stamp();
+        }
         Arc::new(Self {
             id,
             session: Mutex::new(Session::new(config.clone(), rand::random(), Instant::now())),
             changed: Condvar::new(),
-            out: Mutex::new(Out::new(config.unsent_max, governor.clone(), Instant::now)),
+            out: Mutex::new(out),
             reads: config.dialect.reads(),
             config,
             governor,
@@ -84,6 +92,7 @@ impl Shared {
             numbers: AtomicU64::new(0),
             mailbox,
             counters: Counters::default(),
+            kernel_latency: Mutex::default(),
             posted: AtomicBool::new(false),
         })
     }
@@ -110,6 +119,31 @@ impl Shared {
         self.send(Outgoing { lane: manner.lane, ..self.outgoing(OpCode::Control(Control::Ping), &payload) }, None)
     }
 
+    /// Sends texts on one wire, as many in one write as fit.
+    pub(crate) fn send_many<T: AsRef<str>>(&self, manner: Manner, texts: impl IntoIterator<Item = T>) -> SentMany {
+        let texts: Vec<T> = texts.into_iter().collect();
+        let bytes = texts.iter().map(|text| text.as_ref().as_bytes());
+        let mut messages: Vec<_> =
+            bytes.map(|bytes| Outgoing { lane: manner.lane, ..self.outgoing(Outgoing::TEXT, bytes) }).collect();
+        let mut rest = &mut messages[..];
+        while !rest.is_empty() {
+            let (count, sent, generation) = self.try_send(rest);
+            rest = &mut rest[count..];
+            rest.iter_mut().for_each(|outgoing| outgoing.expected = Some(generation));
+            let error = match sent {
+                Ok(_) => continue,
+                // It may wait, by itself.
+                Err(Error::Throttled { .. }) => self.send(rest[0], None).err(),
+                Err(error) => Some(error),
+            };
+            if error.is_some() {
+                return SentMany { accepted: texts.len() - rest.len(), error };
+            }
+            rest = &mut rest[1..];
+        }
+        SentMany { accepted: texts.len(), error: None }
+    }
+
     /// A message with what it costs, which is found out before any lock is taken.
     pub(crate) fn outgoing<'a>(&self, opcode: OpCode, payload: &'a [u8]) -> Outgoing<'a> {
         let dialect_cost = || str::from_utf8(payload).map_or(1, |text| self.config.dialect.cost(text));
@@ -118,19 +152,15 @@ impl Shared {
             (Some(governor), OpCode::Control(_)) => governor.control(),
             (Some(governor), OpCode::Data(_)) => governor.costs(payload, dialect_cost),
         };
-        Outgoing { opcode, payload, costs, ..Outgoing::text("") }
+        let queue_max = if let Throttle::Queue(max) = self.config.throttle { max } else { 0 };
+        let enqueued = self.config.send_stamps.then(Instant::now);
+        Outgoing { opcode, payload, costs, queue_max, enqueued, ..Outgoing::text("") }
     }
 
     /// Sends a message of a caller's, which may have to wait for the rate limit, until `deadline` at most.
     pub(crate) fn send(&self, mut outgoing: Outgoing<'_>, deadline: Option<Instant>) -> Result<Sent> {
-        let mut patience = None;
-        match self.config.throttle {
-            Throttle::Fail => {}
-            Throttle::Queue(max) => outgoing.queue_max = max,
-            Throttle::Wait(limit) => patience = Some(limit),
-        }
-        let (sent, generation) = self.try_send(outgoing);
-        let (&Err(Error::Throttled { mut wait }), Some(limit)) = (&sent, patience) else { return sent };
+        let (_, sent, generation) = self.try_send(slice::from_ref(&outgoing));
+        let (&Err(Error::Throttled { mut wait }), Throttle::Wait(limit)) = (&sent, self.config.throttle) else { return sent };
         if mailbox::is_turning_thread() {
             return sent;
         }
@@ -151,30 +181,41 @@ impl Shared {
                     Error::NotConnected
                 });
             }
-            match self.try_send(outgoing).0 {
+            match self.try_send(slice::from_ref(&outgoing)).1 {
                 Err(Error::Throttled { wait: more }) => wait = more,
                 sent => return sent,
             }
         }
     }
 
-    fn try_send(&self, outgoing: Outgoing<'_>) -> (Result<Sent>, Generation) {
-        let (sent, generation) = {
+    /// Sends the first of these messages, at once or not at all. Returns how many were accepted, and on which wire.
+    fn try_send(&self, messages: &[Outgoing<'_>]) -> (usize, Result<Sent>, Generation) {
+        let (count, mut sent, generation) = {
             let mut out = self.out.lock();
-            (out.send(outgoing), out.generation())
-        };
-        match &sent {
-            Ok(Sent::Written) => {}
-            // The reactor sends the rest when kernel and rate limit let it.
-            Ok(Sent::Buffered | Sent::Queued) => self.post(),
-            // The wire is dead; the reactor reads what it still holds and reports the loss.
-            Err(Error::Io(_)) => self.post(),
-            Err(Error::NotConnected) if matches!(self.state(), State::Closing | State::Closed) => {
-                return (Err(Error::Closed), generation);
+            let (count, sent) = out.send_many(messages);
+            let generation = out.generation();
+            if count < messages.len() {
+                // An order must not wait for all of them.
+                MutexGuard::unlock_fair(out);
             }
-            Err(_) => {}
+            (count, sent, generation)
+        };
+        let needs_reactor = match &sent {
+            Ok(Sent::Written) => false,
+            // It sends the rest when kernel and rate limit let it.
+            Ok(Sent::Buffered | Sent::Queued) => true,
+            // The wire is dead; it reads what the wire still holds and reports the loss.
+            Err(Error::Io(_)) => true,
+            // Those before it may not have left.
+            Err(_) => count > 0,
+        };
+        if needs_reactor {
+            self.post();
         }
-        (sent, generation)
+        if matches!(sent, Err(Error::NotConnected)) && matches!(self.state(), State::Closing | State::Closed) {
+            sent = Err(Error::Closed);
+        }
+        (count, sent, generation)
     }
 
     /// Waits, but not beyond the end of the wire.
@@ -187,8 +228,28 @@ impl Shared {
 
     /// Sends what the connection itself has to say, as the reactor.
     pub(crate) fn say(&self, outgoing: Outgoing<'_>) -> Result<Sent> {
-        let said = self.out.lock().send(Outgoing { is_own: true, ..outgoing });
-        match &said {
+        let said = self.out.lock().send(Outgoing { is_own: true, enqueued: None, ..outgoing });
+        self.heed(&said);
+        said
+    }
+
+    /// Sends what the connection itself has to say and marks so, as many in one write as fit.
+    pub(crate) fn say_many(&self, mut rest: &[Outgoing<'_>]) {
+        while !rest.is_empty() {
+            let (count, said) = {
+                let mut out = self.out.lock();
+                let said = out.send_many(rest);
+                MutexGuard::unlock_fair(out);
+                said
+            };
+            self.heed(&said);
+            // One that cannot be said holds up no other.
+            rest = &rest[count + usize::from(said.is_err())..];
+        }
+    }
+
+    fn heed(&self, said: &Result<Sent>) {
+        match said {
             Ok(Sent::Written) => {}
             Ok(Sent::Buffered | Sent::Queued) | Err(Error::Io(_)) => self.post(),
             // The wire ends; what was to be said is said on the next one.
@@ -197,7 +258,6 @@ impl Shared {
             Err(Error::QueueFull { .. }) => log::debug!("{}: an answer to a probe finds no place to wait", self.id),
             Err(error) => log::error!("{}: could not say what the dialect asked for: {error}", self.id),
         }
-        said
     }
 
     /// Has the reactor do something about channels; returns the number of this order.
@@ -298,6 +358,20 @@ impl Shared {
             call_rtt,
             calls_pending,
         }
+    }
+
+    pub(crate) fn latencies(&self) -> Latencies {
+        let kernel = self.kernel_latency.lock().summary();
+        let (encode, write) =
+            self.out.lock().stamps().map_or((None, None), |stamps| (stamps.encode.summary(), stamps.write.summary()));
+        Latencies { kernel, encode, write }
+    }
+
+    /// The first message of a read, which the kernel stamped, is delivered.
+    pub(crate) fn note_kernel_latency(&self, stamp: SystemTime) {
+        // The system's clock may have been set back meanwhile.
+        let latency = SystemTime::now().duration_since(stamp).unwrap_or_default();
+        self.kernel_latency.lock().record(latency);
     }
 
     /// How far the rate limits are used up.

@@ -51,6 +51,16 @@ impl Feed {
     pub(crate) fn room(&self) -> usize {
         self.capacity.saturating_sub(self.sender.len())
     }
+
+    /// Returns whether anybody may still take it.
+    pub(crate) fn put(&mut self, context: &Context<'_>, event: Event) -> bool {
+        let Context { connection, generation, at, kernel_at, .. } = *context;
+        let more = matches!(event, Event::Message(_)) && context.more();
+        self.sender.send(Received { connection, generation, at, kernel_at, more, event }).is_ok()
+    }
+
+    /// Tells the consumers of what was put since the last time.
+    pub(crate) fn flush(&mut self) {}
 }
 
 impl Kind {
@@ -62,6 +72,13 @@ impl Kind {
         }
     }
 
+    /// Tells the consumers of what was delivered since the last time.
+    pub(crate) fn flush(&mut self) {
+        if let Self::Feed(feed) = self {
+            feed.flush();
+        }
+    }
+
     pub(crate) fn deliver(&mut self, context: &Context<'_>, event: EventRef<'_>, engine: &mut Engine<'_>) -> Outcome {
         let ran = match self {
             Self::Feed(feed) => {
@@ -70,11 +87,7 @@ impl Kind {
                     EventRef::Binary(bytes) => Event::Message(Message::from_binary(bytes)),
                     EventRef::State(event) => event.clone(),
                 };
-                let Context { connection, generation, at, .. } = *context;
-                return match feed.sender.send(Received { connection, generation, at, event }) {
-                    Ok(()) => Outcome::Delivered,
-                    Err(_) => Outcome::Discarded,
-                };
+                return if feed.put(context, event) { Outcome::Delivered } else { Outcome::Discarded };
             }
             Self::Handler(handler) => panic::catch_unwind(AssertUnwindSafe(|| handler.handle(context, event))),
             Self::Engine => panic::catch_unwind(AssertUnwindSafe(|| engine(context, event))),

@@ -1,11 +1,11 @@
 //! One connection as the reactor holds it: it carries out what the session decides, and decides nothing itself.
 
 use std::any::Any;
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::mem;
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mio::{Registry, Token};
 use parking_lot::MutexGuard;
@@ -26,9 +26,11 @@ use crate::reactor::talk::{self, Routed, Talk};
 use crate::reactor::{guard, shield};
 use crate::session::Action;
 use crate::session::dialogue::Deed;
+use crate::ticket::Ticket;
 use crate::wire::assembler::{Assembler, Item};
 use crate::wire::dial::{Dial, Opened, Progress};
 use crate::wire::out::{Lane, Outgoing};
+use crate::wire::stamp::Stamped;
 
 /// How many receives a wire that ends is allowed, so that a peer that goes on sending cannot hold the reactor.
 const LAST_RECEIVES: usize = 64;
@@ -63,6 +65,8 @@ pub(crate) struct Slot {
     query_running: bool,
     /// Messages dropped and not reported yet.
     dropped: u64,
+    /// Messages of a receive have been delivered, and its end has not been told.
+    in_burst: bool,
     /// The handler panicked and gets nothing but the end.
     broken: bool,
 }
@@ -88,6 +92,10 @@ struct Wire {
     /// When the rate limit will let more pass, if something waits for it.
     held_until: Option<Instant>,
     assembler: Assembler,
+    /// Reads in place of the stream if the kernel's stamps are asked for.
+    stamped: Option<Stamped>,
+    /// When the kernel received what is decoded, until its first message is delivered.
+    kernel_at: Option<SystemTime>,
     /// There may be something to read.
     readable: bool,
     /// The kernel said that the peer closed or the socket failed, so a short read is not the end of what there is.
@@ -117,8 +125,20 @@ pub(crate) struct Turn<'a> {
     pub(crate) engine: &'a mut Engine<'a>,
 }
 
+/// What became of a read that nobody had announced.
+pub(crate) enum Read {
+    /// There was something, be it the end.
+    Something,
+    /// There was nothing.
+    Nothing,
+    /// There is no wire to read.
+    Closed,
+}
+
 /// How a receive, or the decoding of one, went.
 enum Flow {
+    /// The kernel has nothing.
+    Idle,
     /// There may be more to read.
     More,
     /// The kernel has nothing more for now.
@@ -147,6 +167,7 @@ impl Slot {
             dial: 0,
             query_running: false,
             dropped: 0,
+            in_burst: false,
             broken: false,
         }
     }
@@ -228,6 +249,32 @@ impl Slot {
                 self.wants_to_read()
             }
             Link::Down | Link::Resolving { .. } => false,
+        }
+    }
+
+    /// Reads once though no event has said that there is anything. Returns also whether there is more to do at once.
+    pub(crate) fn handle_hot(&mut self, turn: &mut Turn<'_>) -> (Read, bool) {
+        let Link::Open(wire) = &mut self.link else { return (Read::Closed, false) };
+        if wire.blocked {
+            return (Read::Nothing, false);
+        }
+        match self.receive(turn, true) {
+            Flow::Idle => (Read::Nothing, false),
+            flow => {
+                if let Link::Open(wire) = &mut self.link {
+                    wire.readable = true;
+                }
+                self.follow(turn, flow);
+                (Read::Something, self.wants_to_read())
+            }
+        }
+    }
+
+    /// Tells the consumers of what was delivered since the last time: once for any number of messages.
+    pub(crate) fn hand_over(&mut self) {
+        self.sink.flush();
+        if let Some(talk) = &mut self.talk {
+            talk.flush();
         }
     }
 
@@ -369,30 +416,46 @@ impl Slot {
                 break;
             }
             let (generation, had_wire) = (self.generation, matches!(self.link, Link::Open(_)));
+            let mut burst = Vec::new();
             for deed in deeds {
                 // Once the wire has ended, what was to be done on it is stale.
                 let is_stale = had_wire && (self.generation != generation || !matches!(self.link, Link::Open(_)));
                 match deed {
-                    Deed::Standing(channel, None) => self.shared.session.lock().handle_standing(channel, None),
+                    Deed::Standing(channel, standing) if standing.is_none() || !is_stale => {
+                        self.shared.session.lock().handle_standing(channel, standing);
+                        continue;
+                    }
+                    Deed::Say { text, urgent: false, ticket } if !is_stale => {
+                        burst.push((text, ticket));
+                        continue;
+                    }
+                    _ => {}
+                }
+                if let Err(panicked) = self.say_many(&mem::take(&mut burst)) {
+                    return self.fail(turn, panicked);
+                }
+                match deed {
                     _ if is_stale => {}
-                    Deed::Say { text, urgent, ticket } => {
+                    Deed::Say { text, ticket, .. } => {
                         let costs = match guard(|| self.shared.outgoing(Outgoing::TEXT, text.as_bytes()).costs) {
                             Ok(costs) => costs,
                             Err(panicked) => return self.fail(turn, panicked),
                         };
-                        let lane = talk::lane(urgent);
-                        let said = self.shared.say(Outgoing { lane, costs, ticket: ticket.as_ref(), ..Outgoing::text(&text) });
-                        if let (Err(error @ (Error::Config { .. } | Error::QueueFull { .. })), true) = (said, urgent) {
+                        let outgoing = Outgoing { lane: Lane::Control, costs, ticket: ticket.as_ref(), ..Outgoing::text(&text) };
+                        if let Err(error @ (Error::Config { .. } | Error::QueueFull { .. })) = self.shared.say(outgoing) {
                             // A login that cannot leave is none.
                             self.lose(turn, error);
                         }
                     }
+                    Deed::Standing(..) => {}
                     Deed::LoggedIn => self.handle_logged_in(turn),
                     Deed::LoginFailed(cause) | Deed::Hangup(cause) => self.lose(turn, cause),
-                    Deed::Standing(channel, standing) => self.shared.session.lock().handle_standing(channel, standing),
                     Deed::Live(is_live) => self.handle_live(turn, is_live),
                     Deed::Emit(event) => self.report_if_room(turn, &event),
                 }
+            }
+            if let Err(panicked) = self.say_many(&burst) {
+                return self.fail(turn, panicked);
             }
             if let Some(talk) = &mut self.talk {
                 talk.dialogue.handle_said();
@@ -403,6 +466,24 @@ impl Slot {
             // The handler panicked on one of the events: the end is still to be told.
             self.obey(turn);
         }
+    }
+
+    /// Says what has no hurry, in as few writes as possible.
+    fn say_many(&self, texts: &[(String, Option<Arc<Ticket>>)]) -> Result<(), Error> {
+        if texts.is_empty() {
+            return Ok(());
+        }
+        let costs = |text: &str| self.shared.outgoing(Outgoing::TEXT, text.as_bytes()).costs;
+        let costs: Vec<_> = guard(|| texts.iter().map(|(text, _)| costs(text)).collect())?;
+        let outgoing = texts.iter().zip(costs).map(|((text, ticket), costs)| Outgoing {
+            lane: Lane::Restore,
+            costs,
+            is_own: true,
+            ticket: ticket.as_ref(),
+            ..Outgoing::text(text)
+        });
+        self.shared.say_many(&outgoing.collect::<Vec<_>>());
+        Ok(())
     }
 
     /// How long the limit on dials makes the next one wait.
@@ -485,6 +566,8 @@ impl Slot {
             is_open: false,
             held_until: None,
             assembler: Assembler::new(self.config.max_message),
+            stamped: self.config.kernel_stamps.then(|| Stamped::new(&stream.0)).flatten(),
+            kernel_at: None,
             readable: true,
             hangup,
             unsent: false,
@@ -547,7 +630,7 @@ impl Slot {
     fn follow(&mut self, turn: &mut Turn<'_>, flow: Flow) {
         match flow {
             Flow::More | Flow::Paused => {}
-            Flow::Drained => {
+            Flow::Idle | Flow::Drained => {
                 if let Link::Open(wire) = &mut self.link {
                     wire.readable = false;
                 }
@@ -567,15 +650,23 @@ impl Slot {
         }
         let mut received = mem::take(&mut turn.scratch.received);
         let count = loop {
-            match wire.stream.read(&mut received) {
+            let count = match &mut wire.stamped {
+                None => wire.stream.read(&mut received),
+                Some(stamped) => stamped.read(&wire.stream.0, &mut received).map(|(count, stamp)| {
+                    wire.kernel_at = stamp;
+                    count
+                }),
+            };
+            match count {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 count => break count,
             }
         };
-        let at = Instant::now();
         let flow = match count {
             Ok(0) => Flow::End(Error::Disconnected),
             Ok(count) => {
+                let at = Instant::now();
+                turn.scratch.was_filled = true;
                 turn.scratch.calls_wait = self.shared.session.lock().handle_receive(at);
                 // Windows reports a socket as ready again only after it was read to `WouldBlock`.
                 let is_last = count < received.len() && !wire.hangup && !cfg!(windows);
@@ -591,7 +682,7 @@ impl Slot {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 wire.hangup = false;
-                Flow::Drained
+                Flow::Idle
             }
             Err(error) => Flow::End(Error::io(error)),
         };
@@ -641,17 +732,33 @@ impl Slot {
     /// there is nobody left to push back on.
     fn decode(&mut self, turn: &mut Turn<'_>, bytes: &[u8], at: Instant, bounded: bool) -> Flow {
         let mut rest = bytes;
-        loop {
+        let flow = loop {
             match self.decode_some(turn, &mut rest, at, bounded) {
                 // A login has succeeded, say: that is told before what follows.
                 Flow::Paused => self.converse(turn, Ok(())),
-                flow => return flow,
+                flow => break flow,
             }
+        };
+        match self.finish_burst(at) {
+            Ok(()) => flow,
+            Err(panicked) => Flow::Fail(panicked),
         }
     }
 
+    /// Tells a handler that it has had all messages of a receive.
+    fn finish_burst(&mut self, at: Instant) -> Result<(), Error> {
+        let in_burst = mem::take(&mut self.in_burst);
+        let (true, false, Link::Open(wire), Kind::Handler(handler)) = (in_burst, self.broken, &self.link, &mut self.sink) else {
+            return Ok(());
+        };
+        let context = Context { kernel_at: wire.kernel_at, ..Context::new(&self.shared, self.generation, at) };
+        let ran = guard(|| handler.handle_drained(&context));
+        self.broken = ran.is_err();
+        ran
+    }
+
     /// As [`decode`](Self::decode), up to the first message that makes the dialogue ask for something.
-    fn decode_some(&mut self, turn: &mut Turn<'_>, rest: &mut &[u8], at: Instant, bounded: bool) -> Flow {
+    fn decode_some<'i>(&mut self, turn: &mut Turn<'_>, rest: &mut &'i [u8], at: Instant, bounded: bool) -> Flow {
         // What was dropped came before these messages, so its report does too.
         if self.dropped > 0 && self.sink.room() > 0 {
             self.report_gap(turn);
@@ -661,7 +768,7 @@ impl Slot {
         let overflow = self.config.overflow;
         let is_bounded = (bounded && wire.is_open) || overflow != Overflow::Block;
         let mut delivery = Delivery {
-            context: Context::new(shared, self.generation, at),
+            context: Context { kernel_at: wire.kernel_at, ..Context::new(shared, self.generation, at) },
             room: if is_bounded { self.sink.room() } else { usize::MAX },
             overflow,
             sink: &mut self.sink,
@@ -673,6 +780,7 @@ impl Slot {
         // With a dialect that reads nothing, a raw request may wait for its reply.
         let calls_wait = turn.scratch.calls_wait;
         let length = rest.len();
+        let is_first = !self.in_burst;
         let mut messages = 0;
         let flow = loop {
             if delivery.room == 0 && overflow == Overflow::Block && !rest.is_empty() {
@@ -681,19 +789,21 @@ impl Slot {
                 wire.backlog_at = at;
                 break Flow::Blocked;
             }
-            let delivered = match wire.assembler.next(rest) {
-                Ok(Some(Item::Text(text))) => {
-                    messages += 1;
-                    match &mut self.talk {
-                        Some(talk) => delivery.route(talk, text),
-                        None if calls_wait => delivery.correlate(text),
-                        None => delivery.deliver(EventRef::Text(text)),
-                    }
+            let item = wire.assembler.next(rest);
+            delivery.context.rest = rest;
+            if matches!(item, Ok(Some(Item::Text(_) | Item::Binary(_)))) {
+                messages += 1;
+                if let (true, 1, Some(stamp)) = (is_first, messages, wire.kernel_at) {
+                    shared.note_kernel_latency(stamp);
                 }
-                Ok(Some(Item::Binary(bytes))) => {
-                    messages += 1;
-                    delivery.deliver(EventRef::Binary(bytes))
-                }
+            }
+            let delivered = match item {
+                Ok(Some(Item::Text(text))) => match &mut self.talk {
+                    Some(talk) => delivery.route(talk, text),
+                    None if calls_wait => delivery.correlate(text),
+                    None => delivery.deliver(EventRef::Text(text)),
+                },
+                Ok(Some(Item::Binary(bytes))) => delivery.deliver(EventRef::Binary(bytes)),
                 Ok(Some(Item::Ping(payload))) => {
                     delivery.pongs.push(payload);
                     continue;
@@ -720,6 +830,7 @@ impl Slot {
         };
         let Delivery { dropped, discarded, .. } = delivery;
         self.dropped += dropped;
+        self.in_burst |= messages > 0;
         let counters = &shared.counters;
         Counters::add(&counters.messages, messages);
         Counters::add(&counters.bytes, (length - rest.len()) as u64);
@@ -757,7 +868,7 @@ impl Slot {
                 Flow::More => {}
                 Flow::End(end @ Error::PeerClosed { .. }) => return self.lose(turn, end),
                 Flow::Fail(failure) => return self.fail(turn, failure),
-                Flow::Drained | Flow::Blocked | Flow::Paused | Flow::End(_) => break,
+                Flow::Idle | Flow::Drained | Flow::Blocked | Flow::Paused | Flow::End(_) => break,
             }
             flow = self.receive(turn, false);
         }
@@ -957,7 +1068,8 @@ impl Delivery<'_, '_> {
         match self.classify(talk, text)? {
             Routed::Parts(parts) if parts.len() > BATCH_MAX => self.deliver(EventRef::Text(text)),
             Routed::Parts(parts) => {
-                for part in parts {
+                for (index, part) in parts.iter().enumerate() {
+                    self.context.is_followed = index + 1 < parts.len();
                     match self.classify(talk, part)? {
                         Routed::Parts(_) => self.deliver(EventRef::Text(part))?,
                         routed => self.pass(routed, part)?,

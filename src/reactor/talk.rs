@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::config::{Config, GapPolicy};
 use crate::dialect::{Dialect, Id, Inbound};
 use crate::error::Result;
-use crate::event::{Event, Message, Received};
+use crate::event::{Event, Message};
 use crate::reactor::calls;
 use crate::reactor::handler::Context;
 use crate::reactor::shared::{Counters, Shared};
@@ -195,6 +195,11 @@ impl Talk {
         }
     }
 
+    /// Tells the consumers of the inboxes of subscriptions what was put there since the last time.
+    pub(crate) fn flush(&mut self) {
+        self.side_inboxes.iter_mut().for_each(|side| side.feed.flush());
+    }
+
     /// Whether an inbox has still to be told of dropped messages.
     pub(crate) fn owes_gap(&self) -> bool {
         self.side_inboxes.iter().any(|side| side.dropped > 0)
@@ -306,9 +311,8 @@ impl SideInbox {
         }
     }
 
-    fn put(&self, shared: &Shared, context: &Context<'_>, event: Event) {
-        let Context { connection, generation, at, .. } = *context;
-        if self.feed.sender.send(Received { connection, generation, at, event }).is_err() {
+    fn put(&mut self, shared: &Shared, context: &Context<'_>, event: Event) {
+        if !self.feed.put(context, event) {
             Counters::add(&shared.counters.discarded, 1);
         }
     }
@@ -324,9 +328,4 @@ pub(crate) fn answer(shared: &Shared, dialect: &Arc<dyn Dialect>, at: Instant, i
 /// The time of day and a random number.
 pub(crate) fn stamp() -> Stamp {
     Stamp { unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(), nonce: rand::random() }
-}
-
-/// In which lane the connection says something.
-pub(crate) fn lane(is_urgent: bool) -> Lane {
-    if is_urgent { Lane::Control } else { Lane::Restore }
 }

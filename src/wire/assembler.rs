@@ -4,7 +4,7 @@ use std::mem;
 
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use crate::wire::frame::{self, CONTROL_MAX, HEADER_MAX, Header, Violation};
+use crate::wire::frame::{self, HEADER_MAX, Header, Violation};
 
 /// What the peer said.
 #[derive(Debug, PartialEq)]
@@ -38,7 +38,7 @@ pub struct Assembler {
     /// The frame whose payload is under way.
     frame: Option<Frame>,
     /// The payload of an unfinished control frame, which may stand between the fragments of `message`.
-    control: Few<CONTROL_MAX>,
+    control: Vec<u8>,
     /// Empty unless `phase` says otherwise.
     message: Message,
     phase: Phase,
@@ -51,7 +51,7 @@ impl Assembler {
             max_message,
             header: Few::new(),
             frame: None,
-            control: Few::new(),
+            control: Vec::new(),
             message: Message::Binary(Vec::new()),
             phase: Phase::Idle,
         }
@@ -111,7 +111,7 @@ impl Assembler {
                 if is_whole && self.control.is_empty() {
                     return control_item(control, part).map(Step::Lent);
                 }
-                self.control.push(part);
+                self.control.extend_from_slice(part);
                 if is_whole {
                     return Ok(Step::Control(control));
                 }
@@ -182,6 +182,21 @@ impl Assembler {
         }
         Ok(Frame { opcode: header.opcode, is_final: header.is_final, left: header.length })
     }
+}
+
+/// Whether the end of a message lies in `input`, which begins where another has ended. Pings and pongs are looked past; after a Close
+/// frame nothing comes.
+pub(crate) fn holds_message(mut input: &[u8]) -> bool {
+    while let Ok(Some(header)) = frame::parse_header(input) {
+        let length = usize::try_from(header.length).unwrap_or(usize::MAX);
+        let Some(rest) = input[header.size..].get(length..) else { return false };
+        match header.opcode {
+            OpCode::Data(_) if header.is_final => return true,
+            OpCode::Control(Control::Close) => return false,
+            OpCode::Data(_) | OpCode::Control(_) => input = rest,
+        }
+    }
+    false
 }
 
 /// What one step came to.
@@ -459,6 +474,21 @@ mod tests {
             assert_eq!(decode(&[&input[..cut], &input[cut..]]), whole, "cut at {cut}");
         }
         assert_eq!(decode(&input.chunks(1).collect::<Vec<_>>()), whole);
+    }
+
+    #[test]
+    fn a_message_is_seen_from_afar_if_its_end_has_come() {
+        let holds = |list: &[(u8, &[u8])]| holds_message(&frames(list));
+        assert!(!holds(&[]));
+        assert!(holds(&[(0x81, b"")]));
+        assert!(holds(&[(0x89, b"ping"), (0x8A, b""), (0x82, b"1")]));
+        assert!(holds(&[(0x01, b"first"), (0x89, b""), (0x80, b"last")]));
+        assert!(!holds(&[(0x01, b"first"), (0x00, b"and no last")]));
+        assert!(!holds(&[(0x88, b""), (0x81, b"after the end")]));
+        assert!(!holds(&[(0xC1, b"no such frame")]));
+        let input = frames(&[(0x89, b""), (0x81, &[b'x'; 200])]);
+        assert!((0..input.len()).all(|cut| !holds_message(&input[..cut])));
+        assert!(!holds_message(&[0x82, 127, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]));
     }
 
     #[test]

@@ -114,6 +114,16 @@ pub fn encode(opcode: OpCode, key: [u8; 4], payload: &[u8], out: &mut Vec<u8>) {
     mask(&mut out[start..], key);
 }
 
+/// How many bytes [`encode`] appends for a payload of this length.
+pub fn size(payload: usize) -> usize {
+    let header = match payload {
+        0..=125 => 2,
+        126..=0xFFFF => 4,
+        _ => 10,
+    };
+    header + 4 + payload
+}
+
 /// The payload of a Close frame. Without a code it is empty, whatever the reason (RFC 6455 §5.5.1); a reason of more than 123 bytes is
 /// cut between two characters.
 pub fn close_payload(code: Option<u16>, reason: &str) -> Vec<u8> {

@@ -5,4 +5,5 @@ pub(crate) mod dial;
 pub mod frame;
 pub mod handshake;
 pub(crate) mod out;
+pub(crate) mod stamp;
 pub(crate) mod tls;

@@ -14,6 +14,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::iter;
 use std::mem;
+use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use crate::error::Error;
 use crate::event::{Generation, Sent};
 use crate::governor::{Costs, Governor, Refused};
+use crate::latency::Histogram;
 use crate::ticket::Ticket;
 use crate::wire::frame;
 use crate::wire::tls;
@@ -32,6 +34,9 @@ const TLS_STEP: usize = 4096;
 
 /// A buffer larger than this is given back when it runs empty.
 const KEPT_CAPACITY: usize = 4096;
+
+/// How many bytes of frames leave in one write when many are sent together: the most that one TLS record holds (RFC 8446 §5.1).
+const BURST_MAX: usize = 16 << 10;
 
 /// How many answers to a venue's heartbeats may wait for the rate limit.
 const ANSWERS_MAX: usize = 16;
@@ -57,7 +62,7 @@ pub struct Out<W> {
     queued: u64,
     /// The frames that the kernel has not taken whole, as far as anybody asks about them.
     begun: VecDeque<Begun>,
-    /// A frame before it is encrypted.
+    /// Frames before they are encrypted.
     plain: Vec<u8>,
     /// The pong that leaves once kernel and rate limit let it.
     pong: Option<Vec<u8>>,
@@ -70,8 +75,19 @@ pub struct Out<W> {
     next: Option<Instant>,
     /// What waited when the Close frame was sent.
     abandoned: Unsent,
-    /// Read for the governor only, after each write that it counts.
+    /// How long messages take, if that is measured.
+    stamps: Option<Box<SendStamps>>,
+    /// Read for the governor, after each write that it counts, and for stamps.
     clock: fn() -> Instant,
+}
+
+/// How long messages of callers take on their way out.
+#[derive(Debug, Default)]
+pub struct SendStamps {
+    /// From the call until the frame is encoded: waiting for the senders' lock and the rate limit, and masking.
+    pub encode: Histogram,
+    /// From there until the kernel has the last byte.
+    pub write: Histogram,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +136,8 @@ pub struct Outgoing<'a> {
     pub queue_max: usize,
     /// Whether the connection itself says it: it leaves before a login has succeeded, waits if it must, and nobody misses it.
     pub is_own: bool,
+    /// When its caller asked for it, if that is measured.
+    pub enqueued: Option<Instant>,
 }
 
 /// A frame of which the kernel has not taken the last byte.
@@ -131,7 +149,12 @@ struct Begun {
     is_message: bool,
     costs: Costs,
     ticket: Option<Arc<Ticket>>,
+    /// When, if that is measured.
+    encoded: Option<Instant>,
 }
+
+/// The end of a frame that has not been encrypted yet.
+const NOT_SEALED: u64 = u64::MAX;
 
 /// A frame that waits for the governor.
 struct Waiting {
@@ -140,6 +163,17 @@ struct Waiting {
     costs: Costs,
     ticket: Option<Arc<Ticket>>,
     is_own: bool,
+    enqueued: Option<Instant>,
+}
+
+/// A frame that leaves now.
+struct Frame<'a> {
+    opcode: OpCode,
+    payload: &'a [u8],
+    costs: Costs,
+    ticket: Option<Arc<Ticket>>,
+    is_message: bool,
+    enqueued: Option<Instant>,
 }
 
 /// Without the payload, which may be a login.
@@ -204,6 +238,7 @@ impl<'a> Outgoing<'a> {
             ticket: None,
             queue_max: 0,
             is_own: false,
+            enqueued: None,
         }
     }
 
@@ -233,8 +268,19 @@ impl<W: Write> Out<W> {
             arrivals: 0,
             next: None,
             abandoned: Unsent::default(),
+            stamps: None,
             clock,
         }
+    }
+
+    /// Measures how long messages take that say when they were asked for.
+    pub fn stamp(&mut self) {
+        self.stamps.get_or_insert_default();
+    }
+
+    /// How long messages took, if that is measured.
+    pub fn stamps(&self) -> Option<&SendStamps> {
+        self.stamps.as_deref()
     }
 
     /// Takes a wire on which the upgrade succeeded. Messages of callers may leave once it is [ready](Self::ready).
@@ -285,7 +331,7 @@ impl<W: Write> Out<W> {
             bytes: self.unsent() + self.abandoned.bytes,
         };
         let next = Self::new(self.unsent_max, self.governor.take(), self.clock);
-        *self = Self { generation: self.generation, arrivals: self.arrivals, ..next };
+        *self = Self { generation: self.generation, arrivals: self.arrivals, stamps: self.stamps.take(), ..next };
         remains
     }
 
@@ -296,6 +342,77 @@ impl<W: Write> Out<W> {
     /// After any error no byte of the frame, or not its last byte, has left. On [`Error::Io`] the wire is dead and the reactor must be
     /// told.
     pub fn send(&mut self, outgoing: Outgoing<'_>) -> Result<Sent, Error> {
+        self.send_many(slice::from_ref(&outgoing)).1
+    }
+
+    /// Sends messages in one write and, encrypted, in one record: as many of the first as fit, one at least. Returns how many were
+    /// accepted, and how far the last of them has come or why the next was not.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), for the message behind those that were accepted.
+    pub fn send_many(&mut self, messages: &[Outgoing<'_>]) -> (usize, Result<Sent, Error>) {
+        let start = self.queued;
+        let (mut count, mut sent, mut refused) = (0, Sent::Written, None);
+        for outgoing in messages {
+            let fits = |size| size + self.plain.len() <= BURST_MAX && self.has_room(outgoing.payload);
+            if count > 0 && !fits((self.queued - start) as usize + frame::size(outgoing.payload.len())) {
+                break;
+            }
+            match self.take_up(outgoing) {
+                Ok(Sent::Queued) => sent = Sent::Queued,
+                Ok(Sent::Written | Sent::Buffered) => {}
+                Err(error) => {
+                    refused = Some(error);
+                    break;
+                }
+            }
+            count += 1;
+        }
+        if self.queued > start || !self.plain.is_empty() {
+            match self.seal().and_then(|()| self.write()) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.note_begun(start, &messages[..count]);
+                    if sent == Sent::Written {
+                        sent = Sent::Buffered;
+                    }
+                }
+                Err(error) => {
+                    let accepted = self.accepted();
+                    // Their sender is told, so that they are not reported with those that were accepted.
+                    self.begun.iter_mut().filter(|frame| frame.start >= start).for_each(|frame| frame.is_message = false);
+                    let whole = self.ends(start, &messages[..count]).take_while(|(_, end)| *end <= accepted).count();
+                    return (whole, Err(error));
+                }
+            }
+        }
+        (count, refused.map_or(Ok(sent), Err))
+    }
+
+    /// Where the frames end that were encoded from `start` on; those of one TLS record leave together.
+    fn ends<'m>(&self, start: u64, messages: &'m [Outgoing<'m>]) -> impl Iterator<Item = (&'m Outgoing<'m>, u64)> + use<'m, W> {
+        let sealed = self.tls.is_some().then_some(self.queued);
+        let mut plain = start;
+        messages.iter().map(move |outgoing| {
+            plain += frame::size(outgoing.payload.len()) as u64;
+            (outgoing, sealed.unwrap_or(plain))
+        })
+    }
+
+    /// Remembers which messages the kernel has not taken whole, unless they were remembered from the beginning.
+    fn note_begun(&mut self, start: u64, messages: &[Outgoing<'_>]) {
+        let accepted = self.accepted();
+        for (outgoing, end) in self.ends(start, messages) {
+            if end > accepted && !self.is_followed(outgoing.ticket.is_some(), outgoing.enqueued) {
+                let (is_message, costs) = (outgoing.is_message(), outgoing.costs);
+                self.begun.push_back(Begun { start, end, is_message, costs, ticket: None, encoded: None });
+            }
+        }
+    }
+
+    /// Encodes a message, or lets it wait.
+    fn take_up(&mut self, outgoing: &Outgoing<'_>) -> Result<Sent, Error> {
         match self.phase {
             Phase::Ready => {}
             Phase::Login if outgoing.is_own => {}
@@ -304,30 +421,20 @@ impl<W: Write> Out<W> {
         if outgoing.expected.is_some_and(|expected| expected != self.generation) {
             return Err(Error::Stale { current: self.generation });
         }
-        let Outgoing { opcode, payload, costs, ticket, is_own, .. } = outgoing;
+        let Outgoing { opcode, payload, costs, ticket, is_own, enqueued, .. } = *outgoing;
         let has_room = self.has_room(payload);
         if !has_room && !is_own {
             return Err(Error::Full { unsent: self.unsent() });
         }
-        if let Err(wait) = self.admit(&outgoing)? {
-            return self.wait(&outgoing, wait);
+        if let Err(wait) = self.admit(outgoing)? {
+            return self.wait(outgoing, wait);
         }
         if !has_room {
             self.release(&costs);
-            return self.wait(&outgoing, Duration::ZERO);
+            return self.wait(outgoing, Duration::ZERO);
         }
-        let start = self.queued;
-        match self.begin(opcode, payload, costs, ticket.cloned(), outgoing.is_message()) {
-            Ok(true) => Ok(Sent::Written),
-            Ok(false) => Ok(Sent::Buffered),
-            Err(error) => {
-                // Its sender is told, so that it is not reported with those that were accepted.
-                if let Some(frame) = self.begun.back_mut().filter(|frame| frame.start == start) {
-                    frame.is_message = false;
-                }
-                Err(error)
-            }
-        }
+        self.put(Frame { opcode, payload, costs, ticket: ticket.cloned(), is_message: outgoing.is_message(), enqueued });
+        Ok(Sent::Written)
     }
 
     /// Sends a ping of the session. One that finds no room is left out and counts as unanswered in time. `false` if it waits for the rate
@@ -380,7 +487,8 @@ impl<W: Write> Out<W> {
         if governor.is_some() {
             // All are counted when the last byte has left.
             let (start, end) = (self.accepted(), self.queued);
-            self.begun.extend((0..count).map(|_| Begun { start, end, is_message: false, costs, ticket: None }));
+            let begun = |_| Begun { start, end, is_message: false, costs, ticket: None, encoded: None };
+            self.begun.extend((0..count).map(begun));
         }
         encoded?;
         self.write().map(|_| ())
@@ -489,7 +597,7 @@ impl<W: Write> Out<W> {
 
     /// Lets a message wait for the governor, or refuses it.
     fn wait(&mut self, outgoing: &Outgoing<'_>, wait: Duration) -> Result<Sent, Error> {
-        let Outgoing { opcode, payload, lane, costs, is_own, .. } = *outgoing;
+        let Outgoing { opcode, payload, lane, costs, is_own, enqueued, .. } = *outgoing;
         if is_own {
             let waiting = if lane == Lane::Control { self.count(lane, true) } else { self.waiting.len() };
             if waiting >= if lane == Lane::Control { ANSWERS_MAX } else { OWN_MAX } {
@@ -506,7 +614,7 @@ impl<W: Write> Out<W> {
             }
         }
         let ticket = outgoing.ticket.cloned();
-        self.file(lane, wait, Waiting { opcode, payload: payload.to_vec(), costs, ticket, is_own });
+        self.file(lane, wait, Waiting { opcode, payload: payload.to_vec(), costs, ticket, is_own, enqueued });
         Ok(Sent::Queued)
     }
 
@@ -530,10 +638,12 @@ impl<W: Write> Out<W> {
         let costs = self.control_costs();
         let outgoing = Outgoing { opcode, payload, costs, lane: Lane::Control, is_own: true, ..Outgoing::text("") };
         let Err(wait) = self.admit(&outgoing)? else {
-            return self.begin(opcode, payload, costs, None, false).map(|_| true);
+            self.begin(Frame { opcode, payload, costs, ticket: None, is_message: false, enqueued: None })?;
+            return Ok(true);
         };
         self.waiting.retain(|_, waiting| waiting.opcode != opcode);
-        self.file(Lane::Control, wait, Waiting { opcode, payload: payload.to_vec(), costs, ticket: None, is_own: true });
+        let payload = payload.to_vec();
+        self.file(Lane::Control, wait, Waiting { opcode, payload, costs, ticket: None, is_own: true, enqueued: None });
         Ok(false)
     }
 
@@ -556,39 +666,55 @@ impl<W: Write> Out<W> {
                 self.next = Some(later(now, wait_of(&refused)));
                 break;
             }
-            let Waiting { opcode, payload, ticket, is_own, .. } = first.remove();
+            let Waiting { opcode, payload, ticket, is_own, enqueued, .. } = first.remove();
             let is_message = !is_own && matches!(opcode, OpCode::Data(_));
-            self.begin(opcode, &payload, costs, ticket, is_message)?;
+            self.begin(Frame { opcode, payload: &payload, costs, ticket, is_message, enqueued })?;
         }
         Ok(())
     }
 
-    /// Begins a frame whose costs are reserved. Returns whether the kernel took it whole.
-    fn begin(
-        &mut self,
-        opcode: OpCode,
-        payload: &[u8],
-        costs: Costs,
-        ticket: Option<Arc<Ticket>>,
-        is_message: bool,
-    ) -> Result<bool, Error> {
+    /// Begins a frame whose costs are reserved, by itself.
+    fn begin(&mut self, frame: Frame<'_>) -> Result<(), Error> {
+        let start = self.queued;
+        let Frame { costs, is_message, .. } = frame;
+        let is_followed = self.is_followed(frame.ticket.is_some(), frame.enqueued);
+        if !self.put(frame) {
+            return Ok(());
+        }
+        self.seal()?;
+        if !self.write()? && !is_followed {
+            self.begun.push_back(Begun { start, end: self.queued, is_message, costs, ticket: None, encoded: None });
+        }
+        Ok(())
+    }
+
+    /// Encodes a frame whose costs are reserved. `false` if it was taken back while it waited.
+    fn put(&mut self, frame: Frame<'_>) -> bool {
+        let Frame { opcode, payload, costs, ticket, is_message, enqueued } = frame;
         if ticket.as_ref().is_some_and(|ticket| !ticket.begin()) {
-            // Taken back while it waited.
             self.release(&costs);
-            return Ok(true);
+            return false;
         }
         let start = self.queued;
-        let encoded = self.encode(|out| frame::encode(opcode, frame::next_key(), payload, out));
-        let is_followed = ticket.is_some() || self.governor.is_some();
-        if is_followed {
-            self.begun.push_back(Begun { start, end: self.queued, is_message, costs, ticket });
+        self.append(|out| frame::encode(opcode, frame::next_key(), payload, out));
+        if self.is_followed(ticket.is_some(), enqueued) {
+            let end = if self.tls.is_some() { NOT_SEALED } else { self.queued };
+            let encoded = enqueued.and_then(|enqueued| self.note_encoded(enqueued));
+            self.begun.push_back(Begun { start, end, is_message, costs, ticket, encoded });
         }
-        encoded?;
-        let is_idle = self.write()?;
-        if !is_idle && !is_followed {
-            self.begun.push_back(Begun { start, end: self.queued, is_message, costs, ticket: None });
-        }
-        Ok(is_idle)
+        true
+    }
+
+    /// Whether somebody wants to know when the kernel has taken a frame.
+    fn is_followed(&self, has_ticket: bool, enqueued: Option<Instant>) -> bool {
+        has_ticket || self.governor.is_some() || (enqueued.is_some() && self.stamps.is_some())
+    }
+
+    fn note_encoded(&mut self, enqueued: Instant) -> Option<Instant> {
+        let stamps = self.stamps.as_mut()?;
+        let now = (self.clock)();
+        stamps.encode.record(now.saturating_duration_since(enqueued));
+        Some(now)
     }
 
     /// Gives up what waits for the governor. Nobody sends it again.
@@ -622,29 +748,42 @@ impl<W: Write> Out<W> {
 
     /// Whether a frame may join what the kernel has not taken; the first one always may.
     fn has_room(&self, payload: &[u8]) -> bool {
-        let unsent = self.unsent();
+        let unsent = self.unsent() + self.plain.len();
         unsent == 0 || unsent + payload.len() + frame::HEADER_MAX <= self.unsent_max
     }
 
     /// Appends the frames that `make` writes to the buffer, encrypted if the wire is.
     fn encode(&mut self, make: impl FnOnce(&mut Vec<u8>)) -> Result<(), Error> {
+        self.append(make);
+        self.seal()
+    }
+
+    /// Appends the frames that `make` writes to the buffer, or to what is to be encrypted.
+    fn append(&mut self, make: impl FnOnce(&mut Vec<u8>)) {
         if self.start > self.buffer.len() / 2 {
             self.buffer.drain(..self.start);
             self.start = 0;
         }
-        let before = self.buffer.len();
-        match &mut self.tls {
-            None => make(&mut self.buffer),
-            Some(tls) => {
-                make(&mut self.plain);
-                let encrypted = encrypt(tls, &self.plain, &mut self.buffer);
-                self.plain.clear();
-                give_back(&mut self.plain);
-                encrypted.map_err(|error| self.die(error))?;
-            }
+        if self.tls.is_some() {
+            return make(&mut self.plain);
         }
+        let before = self.buffer.len();
+        make(&mut self.buffer);
         self.queued += (self.buffer.len() - before) as u64;
-        Ok(())
+    }
+
+    /// Encrypts what was appended, if the wire is encrypted.
+    fn seal(&mut self) -> Result<(), Error> {
+        let Some(tls) = &mut self.tls else { return Ok(()) };
+        let before = self.buffer.len();
+        let encrypted = encrypt(tls, &self.plain, &mut self.buffer);
+        self.plain.clear();
+        give_back(&mut self.plain);
+        self.queued += (self.buffer.len() - before) as u64;
+        let (sealed, queued) = (encrypted.is_ok(), self.queued);
+        let fresh = self.begun.iter_mut().rev().take_while(|frame| sealed && frame.end == NOT_SEALED);
+        fresh.for_each(|frame| frame.end = queued);
+        encrypted.map_err(|error| self.die(error))
     }
 
     /// Writes until nothing is left (`true`) or the kernel takes no more.
@@ -681,6 +820,9 @@ impl<W: Write> Out<W> {
         {
             if let Some(governor) = &self.governor {
                 governor.commit((self.clock)(), &frame.costs);
+            }
+            if let (Some(stamps), Some(encoded)) = (&mut self.stamps, frame.encoded) {
+                stamps.write.record((self.clock)().saturating_duration_since(encoded));
             }
             if let Some(ticket) = frame.ticket {
                 ticket.finish();
@@ -810,6 +952,112 @@ mod tests {
         let mut out = open(1 << 20, 0);
         out.send(message(&[0; 100_000])).unwrap();
         assert!(out.buffer.capacity() <= KEPT_CAPACITY);
+    }
+
+    // Bursts.
+
+    #[test]
+    fn a_burst_leaves_in_one_write_as_far_as_it_fits_16_kib() {
+        let payload = [b'x'; 1000];
+        let messages = [message(&payload); 40];
+        let mut out = open(1 << 20, 1 << 20);
+        let frame = frame::size(payload.len());
+        assert_eq!(out.send_many(&messages).0, BURST_MAX / frame);
+        assert_eq!(out.stream.as_ref().unwrap().writes, 1);
+        let large = [b'x'; BURST_MAX];
+        assert!(matches!(out.send_many(&[message(&large), message(b"1")]), (1, Ok(Sent::Written))));
+        assert!(matches!(out.send_many(&[]), (0, Ok(Sent::Written))));
+        assert_eq!(out.stream.as_ref().unwrap().writes, 2);
+    }
+
+    #[test]
+    fn of_a_burst_that_the_kernel_cuts_those_count_as_unsent_that_did_not_leave_whole() {
+        let messages = [&b"1"[..], b"22", b"333"].map(message);
+        let ends = [7, 15, 24];
+        for room in 0..=24 {
+            let mut out = open(room, 1000);
+            let (count, sent) = out.send_many(&messages);
+            assert_eq!((count, sent.unwrap()), (3, if room < 24 { Sent::Buffered } else { Sent::Written }), "{room}");
+            let remains = out.end();
+            assert_eq!((remains.messages, remains.bytes), (ends.iter().filter(|end| **end > room).count(), 24 - room), "{room}");
+        }
+    }
+
+    #[test]
+    fn of_a_burst_on_which_the_wire_breaks_those_were_accepted_that_left_whole() {
+        let messages = [&b"1"[..], b"22", b"333"].map(message);
+        for room in 0..24 {
+            let mut out = open(room, 1000);
+            out.stream.as_mut().unwrap().breaks_when_full = true;
+            let (count, sent) = out.send_many(&messages);
+            assert!(matches!(sent, Err(Error::Io(_))));
+            assert_eq!((count, out.end().messages), ([7, 15].iter().filter(|end| **end <= room).count(), 0), "{room}");
+        }
+    }
+
+    #[test]
+    fn a_burst_goes_as_far_as_the_limit_lets_it() {
+        let mut out = limited(2, 0, 1000, 1000);
+        let (count, sent) = out.send_many(&[b"1", b"2", b"3"].map(|text| costing(&out, 1, text)));
+        assert!((count, said(&out).len()) == (2, 2) && matches!(sent, Err(Error::Throttled { .. })), "{count}: {sent:?}");
+        let mut out = limited(2, 0, 1000, 1000);
+        let (count, sent) = out.send_many(&[b"1", b"2", b"3"].map(|text| queued(&out, Lane::Normal, text)));
+        assert_eq!((count, sent.unwrap(), out.waiting()), (3, Sent::Queued, 1));
+        pass(2 * SEC);
+        out.flush().unwrap();
+        assert_eq!(said(&out), ["1", "2", "3"]);
+    }
+
+    #[test]
+    fn a_burst_fills_the_tail_no_further_than_its_bound() {
+        let mut out = open(0, 40);
+        let messages = [&[b'x'; 10][..]; 5].map(message);
+        assert!(matches!(out.send_many(&messages), (2, Ok(Sent::Buffered))));
+        assert!(matches!(out.send_many(&messages[2..]), (0, Err(Error::Full { unsent: 32 }))));
+    }
+
+    #[test]
+    fn a_burst_for_another_wire_is_refused_whole() {
+        let mut out = open(1000, 1000);
+        let stale = |payload| Outgoing { expected: Some(Generation::default()), ..message(payload) };
+        assert!(matches!(out.send_many(&[stale(b"1"), stale(b"2")]), (0, Err(Error::Stale { .. }))));
+        assert_eq!(out.stream.unwrap().writes, 0);
+    }
+
+    // Stamps.
+
+    #[test]
+    fn the_way_of_a_message_is_measured_up_to_its_last_byte() {
+        let mut out = open(10, 1000);
+        out.stamp();
+        let enqueued = Some(now());
+        pass(MS);
+        assert_eq!(out.send(Outgoing { enqueued, ..message(b"12345678") }).unwrap(), Sent::Buffered);
+        assert_eq!(out.stamps().unwrap().write.summary(), None, "it has not left");
+        pass(SEC);
+        give(&mut out, 1000);
+        out.flush().unwrap();
+        let counts = |out: &Out<Socket>| {
+            let SendStamps { encode, write } = out.stamps().unwrap();
+            [encode, write].map(|histogram| histogram.summary().map(|latency| (latency.count, latency.max.as_millis())))
+        };
+        assert_eq!(counts(&out), [Some((1, 1)), Some((1, 1002))], "to two digits, upward");
+        out.send(message(b"nobody asked")).unwrap();
+        out.ping(b"nor here").unwrap();
+        assert_eq!(counts(&out)[0].unwrap().0, 1);
+        out.end();
+        assert_eq!(counts(&out)[1].unwrap().0, 1, "it is kept from wire to wire");
+    }
+
+    #[test]
+    fn waiting_for_the_limit_counts_as_waiting_to_be_encoded() {
+        let mut out = spent(1, 0);
+        out.stamp();
+        out.send(Outgoing { enqueued: Some(now()), ..queued(&out, Lane::Normal, b"1") }).unwrap();
+        pass(SEC);
+        out.flush().unwrap();
+        let encode = out.stamps().unwrap().encode.summary().unwrap();
+        assert!(encode.max.abs_diff(SEC) < SEC / 50, "{encode:?}");
     }
 
     // Phases.
@@ -1625,6 +1873,7 @@ mod tests {
         room: usize,
         broken: bool,
         breaks_when_full: bool,
+        writes: usize,
         /// How long a write takes.
         delay: Duration,
     }
@@ -1632,6 +1881,7 @@ mod tests {
     impl Write for Socket {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             pass(self.delay);
+            self.writes += 1;
             let count = bytes.len().min(self.room);
             if self.broken || (count == 0 && self.breaks_when_full) {
                 return Err(io::ErrorKind::BrokenPipe.into());
