@@ -349,7 +349,7 @@ impl Client {
     pub fn subscribe(&self, channels: impl Into<Channels>) -> Result<Subscription> {
         self.shared().check_thread()?;
         let subscription = self.start_subscribe(channels)?;
-        subscription.wait(self.manner.call_timeout.unwrap_or(self.shared().config.call_timeout))?;
+        subscription.wait(self.manner.call_timeout.unwrap_or(self.shared().config.settings.call_timeout))?;
         Ok(subscription)
     }
 
@@ -490,7 +490,7 @@ impl Reactor {
     /// As [`open`], and [`Error::Stopped`].
     pub fn open(&self, config: impl Into<Config>) -> Result<(Client, Inbox)> {
         let config = config.into();
-        let (feed, inbox) = Inbox::pair(config.inbox_capacity);
+        let (feed, inbox) = Inbox::pair(config.settings.inbox_capacity);
         let client = self.open_with(config, Sink(Kind::Feed(feed)))?;
         Ok((client, inbox))
     }
@@ -563,13 +563,14 @@ impl Sink {
 
 fn start(mailbox: &Arc<Mailbox>, config: Config, sink: Sink) -> Result<Client> {
     let target = config.target()?;
-    let tls = if target.tls { Some(tls::client_config(&config.trust)?) } else { None };
+    let tls = if target.tls { Some(tls::client_config(&config.settings.trust)?) } else { None };
     if let Kind::Feed(feed) = &sink.0 {
         feed.feeders.add(mailbox);
     }
     let now = Instant::now();
-    let governor = Governor::new(&config.rate_limits, now)?;
-    let dial_limit = config.dial_limit.as_deref().cloned().map(|limit| limit.or_shared(|| format!("dials to {}", target.host)));
+    let governor = Governor::new(&config.settings.rate_limits, now)?;
+    let dial_limit =
+        config.settings.dial_limit.as_deref().cloned().map(|limit| limit.or_shared(|| format!("dials to {}", target.host)));
     let dial_limit = Governor::new(dial_limit.as_slice(), now)?;
     let config = Arc::new(config);
     let shared = Shared::new(ConnectionId::next(), config.clone(), governor, mailbox.clone());

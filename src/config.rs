@@ -37,6 +37,13 @@ use crate::target::Target;
 #[derive(Clone)]
 pub struct Config {
     pub(crate) url: String,
+    /// Shared by clones until one of them is changed: a program may open thousands of connections that differ in their URL at most.
+    pub(crate) settings: Arc<Settings>,
+}
+
+/// All of a config but its URL.
+#[derive(Clone)]
+pub(crate) struct Settings {
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) subprotocols: Vec<String>,
     pub(crate) trust: Arc<Trust>,
@@ -154,8 +161,7 @@ impl Config {
     ///
     /// Path and query are sent as given, dot segments resolved and what a URL may not contain percent-encoded. User info becomes an `Authorization: Basic` header. A fragment is refused (RFC 6455 §3).
     pub fn new(url: impl Into<String>) -> Self {
-        Self {
-            url: url.into(),
+        let settings = Settings {
             headers: Vec::new(),
             subprotocols: Vec::new(),
             trust: Arc::default(),
@@ -194,20 +200,31 @@ impl Config {
             on_socket: None,
             on_open: None,
             on_lost: None,
-        }
+        };
+        Self { url: url.into(), settings: Arc::new(settings) }
+    }
+
+    /// The same for another URL. Connections opened by clones of one config, whatever their URLs, share the memory of its settings.
+    pub fn url(mut self, url: impl Into<String>) -> Self {
+        self.url = url.into();
+        self
+    }
+
+    fn set(&mut self) -> &mut Settings {
+        Arc::make_mut(&mut self.settings)
     }
 
     /// Adds a header to the upgrade request of every dial; a repeated name is sent twice. `Host` replaces the one made from the URL; the headers of the WebSocket
     /// handshake itself are refused.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.headers.push((name.into(), value.into()));
+        self.set().headers.push((name.into(), value.into()));
         self
     }
 
     /// Offers a subprotocol (RFC 6455 §1.9), in the order of preference. A server may choose one of those offered or none; any other
     /// choice fails the dial. None by default.
     pub fn subprotocol(mut self, name: impl Into<String>) -> Self {
-        self.subprotocols.push(name.into());
+        self.set().subprotocols.push(name.into());
         self
     }
 
@@ -230,7 +247,7 @@ impl Config {
     }
 
     fn trust_mut(&mut self) -> &mut Trust {
-        Arc::make_mut(&mut self.trust)
+        Arc::make_mut(&mut self.set().trust)
     }
 
     /// What the kernel is told about each socket: buffers, timeouts, the address to dial from, and more. Default
@@ -241,34 +258,34 @@ impl Config {
     /// let config = Config::new("wss://www.example.com/ws").socket(SocketOptions::default().bind_address([192, 0, 2, 7]));
     /// ```
     pub fn socket(mut self, options: SocketOptions) -> Self {
-        self.socket = Arc::new(options);
+        self.set().socket = Arc::new(options);
         self
     }
 
     /// How long one dial may take in all, from the dial hook to the verified 101 and the dialect's login. Default 5 s: an exchange that takes longer is better
     /// dialled again.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
-        self.connect_timeout = limit;
+        self.set().connect_timeout = limit;
         self
     }
 
     /// How long one phase of a dial may take. By default only [`connect_timeout`](Self::connect_timeout) limits a phase.
     pub fn phase_timeout(mut self, phase: Phase, limit: Duration) -> Self {
-        self.phase_timeouts[phase as usize] = Some(limit);
+        self.set().phase_timeouts[phase as usize] = Some(limit);
         self
     }
 
     /// How many dials in a row may fail before the first wire. Default 3: a wrong host or key must reach whoever starts the program.
     /// Failures that cannot pass ([`Error::is_fatal`]) end the first connect at once.
     pub fn connect_attempts(mut self, attempts: u32) -> Self {
-        self.connect_attempts = attempts;
+        self.set().connect_attempts = attempts;
         self
     }
 
     /// How many dials may follow a loss before the connection closes, counted until a wire proves
     /// [stable](Self::stable_after). Default `u32::MAX`, which means for ever: a feed must survive an outage of any length.
     pub fn redial_attempts(mut self, attempts: u32) -> Self {
-        self.redial_attempts = attempts;
+        self.set().redial_attempts = attempts;
         self
     }
 
@@ -281,94 +298,94 @@ impl Config {
     /// The first pause of the redial ladder; each further one doubles, up to [`max_backoff`](Self::max_backoff). Default 1 s. The first
     /// redial after a loss comes at once.
     pub fn base_delay(mut self, delay: Duration) -> Self {
-        self.base_delay = delay;
+        self.set().base_delay = delay;
         self
     }
 
     /// The longest pause of the redial ladder, at least [`base_delay`](Self::base_delay). Default 30 s, which spares a venue that is
     /// down and still finds it within half a minute.
     pub fn max_backoff(mut self, delay: Duration) -> Self {
-        self.max_backoff = delay;
+        self.set().max_backoff = delay;
         self
     }
 
     /// The part of each pause that is drawn at random, from 0 to 1. Default 0.5: half is fixed, half drawn, so that a thousand
     /// connections lost together do not return together. 0 gives exact pauses.
     pub fn jitter(mut self, part: f64) -> Self {
-        self.jitter = part;
+        self.set().jitter = part;
         self
     }
 
     /// How long a wire must have been up for the redial ladder to start over. Default 10 s: a server that accepts and closes at once
     /// meets growing pauses.
     pub fn stable_after(mut self, uptime: Duration) -> Self {
-        self.stable_after = uptime;
+        self.set().stable_after = uptime;
         self
     }
 
     /// Seeds the jitter, for reproducible pauses. Random by default.
     pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = Some(seed);
+        self.set().seed = Some(seed);
         self
     }
 
     /// How often a ping leaves, whatever else arrives; `None` sends none. Default 30 s: often enough for the idle limits of venues and
     /// middleboxes, rare enough for their message limits.
     pub fn heartbeat_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
-        self.heartbeat_interval = interval.into();
+        self.set().heartbeat_interval = interval.into();
         self
     }
 
     /// How long after a ping its pong is awaited. If it has not come by then, and not a byte since the ping either, the wire is dropped
     /// as [silent](Error::Silent). Default 10 s, longer than any TCP retransmission on a path worth trading on.
     pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+        self.set().patience = patience;
         self
     }
 
     /// Whether only the pong proves that the peer lives, and other bytes do not. Off by default: a peer busy sending may answer late.
     pub fn strict(mut self, on: bool) -> Self {
-        self.strict = on;
+        self.set().strict = on;
         self
     }
 
     /// Drops a wire on which no data message came for this long, whatever pings and pongs arrive; `None` never does. Default `None`:
     /// only the user knows how quiet a feed may be.
     pub fn data_silence(mut self, limit: impl Into<Option<Duration>>) -> Self {
-        self.data_silence = limit.into();
+        self.set().data_silence = limit.into();
         self
     }
 
     /// How long the close handshake may take before the socket is dropped. Default 2 s.
     pub fn close_timeout(mut self, limit: Duration) -> Self {
-        self.close_timeout = limit;
+        self.set().close_timeout = limit;
         self
     }
 
     /// The longest message accepted, in bytes, fragments together; a longer one ends the wire with 1009. Default 4 MiB, more than any
     /// venue's book snapshot.
     pub fn max_message(mut self, bytes: usize) -> Self {
-        self.max_message = bytes;
+        self.set().max_message = bytes;
         self
     }
 
     /// How many bytes may wait for the kernel to take them before sends answer [`Error::Full`]. A frame that finds nothing waiting is
     /// always accepted and finished; 0 refuses all others. Default 64 KiB: what waits there grows old.
     pub fn unsent_max(mut self, bytes: usize) -> Self {
-        self.unsent_max = bytes;
+        self.set().unsent_max = bytes;
         self
     }
 
     /// How many events the inbox made for this connection may hold before [`overflow`](Self::overflow) applies. Default 8,192. State
     /// events, and what the socket of a wire that ends still holds (about 4 MiB of frames at most), may exceed it.
     pub fn inbox_capacity(mut self, events: usize) -> Self {
-        self.inbox_capacity = events;
+        self.set().inbox_capacity = events;
         self
     }
 
     /// What happens when the inbox is full. Default [`Overflow::Block`], which loses nothing.
     pub fn overflow(mut self, overflow: Overflow) -> Self {
-        self.overflow = overflow;
+        self.set().overflow = overflow;
         self
     }
 
@@ -381,47 +398,47 @@ impl Config {
     /// driver handed it over, or on loopback when it was sent. Messages that were read together share it, though the earlier may have waited longer; one
     /// that is decrypted from several segments has that of the last.
     pub fn kernel_stamps(mut self, on: bool) -> Self {
-        self.kernel_stamps = on;
+        self.set().kernel_stamps = on;
         self
     }
 
     /// Whether it is measured how long messages take from the call of a send to the kernel; see
     /// [`Client::latencies`](crate::Client::latencies). Off by default: it reads the clock three times per message, about 100 ns.
     pub fn send_stamps(mut self, on: bool) -> Self {
-        self.send_stamps = on;
+        self.set().send_stamps = on;
         self
     }
 
     /// The venue's message language. Default [`Plain`], which knows nothing and reads nothing.
     pub fn dialect(mut self, dialect: impl Dialect + 'static) -> Self {
-        self.dialect = Arc::new(dialect);
+        self.set().dialect = Arc::new(dialect);
         self
     }
 
     /// How long a call may take in all, waiting for the rate limit included. Default 30 s, longer than any venue takes that will answer;
     /// [`Client::with_call_timeout`](crate::Client::with_call_timeout) sets it for single calls.
     pub fn call_timeout(mut self, limit: Duration) -> Self {
-        self.call_timeout = limit;
+        self.set().call_timeout = limit;
         self
     }
 
     /// How many calls may wait for their replies before further ones answer [`Error::TooManyCalls`]. Default 1,024, more than any venue
     /// works on for one connection.
     pub fn calls_max(mut self, calls: usize) -> Self {
-        self.calls_max = calls;
+        self.set().calls_max = calls;
         self
     }
 
     /// How long the confirmation of a subscription is awaited, from the moment the request has left; then it is asked for again. Also
     /// how long the refresh of a login may take. Default 10 s.
     pub fn confirm_timeout(mut self, limit: Duration) -> Self {
-        self.confirm_timeout = limit;
+        self.set().confirm_timeout = limit;
         self
     }
 
     /// Whether subscriptions are restored on the next wire. On by default; off, a loss ends them.
     pub fn restore(mut self, on: bool) -> Self {
-        self.restore = on;
+        self.set().restore = on;
         self
     }
 
@@ -429,13 +446,13 @@ impl Config {
     /// ahead of the restore. With [`State::Live`] only when every channel wanted is confirmed; a channel that the venue refuses holds them
     /// until its subscription is dropped. No other state will do.
     pub fn hold_until(mut self, state: State) -> Self {
-        self.hold_until = state;
+        self.set().hold_until = state;
         self
     }
 
     /// What happens when the sequence of a channel has a hole. Default [`GapPolicy::Report`].
     pub fn on_gap(mut self, policy: GapPolicy) -> Self {
-        self.on_gap = policy;
+        self.set().on_gap = policy;
         self
     }
 
@@ -449,13 +466,13 @@ impl Config {
     /// let config = Config::new("wss://www.example.com/ws").rate_limit(RateLimit::window(5, Duration::from_secs(1)));
     /// ```
     pub fn rate_limit(mut self, limit: RateLimit) -> Self {
-        self.rate_limits.push(limit);
+        self.set().rate_limits.push(limit);
         self
     }
 
     /// What happens to messages of callers that the rate limit does not allow yet. Default [`Throttle::Fail`].
     pub fn throttle(mut self, throttle: Throttle) -> Self {
-        self.throttle = throttle;
+        self.set().throttle = throttle;
         self
     }
 
@@ -464,7 +481,7 @@ impl Config {
     /// [`DialFailed`](crate::Event::DialFailed) with [`Error::Throttled`], and does not count as an attempt: a first connect waits as long
     /// as the limit makes it. A dial costs what a control frame does. None by default.
     pub fn dial_limit(mut self, limit: RateLimit) -> Self {
-        self.dial_limit = Some(Arc::new(limit));
+        self.set().dial_limit = Some(Arc::new(limit));
         self
     }
 
@@ -484,7 +501,7 @@ impl Config {
     where
         F: Fn(&mut DialPlan) -> Result<(), Box<dyn StdError + Send + Sync>> + Send + Sync + 'static,
     {
-        self.on_dial = Some(Arc::new(hook));
+        self.set().on_dial = Some(Arc::new(hook));
         self
     }
 
@@ -503,20 +520,20 @@ impl Config {
     /// ```
     #[cfg(unix)]
     pub fn on_socket(mut self, hook: impl Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync + 'static) -> Self {
-        self.on_socket = Some(Arc::new(move |socket| hook(socket.as_fd())));
+        self.set().on_socket = Some(Arc::new(move |socket| hook(socket.as_fd())));
         self
     }
 
     /// Runs on the reactor thread whenever a wire is up. It must not block; a panic in it is logged and harmless. None by default.
     pub fn on_open(mut self, hook: impl Fn(ConnectionId, Generation) + Send + Sync + 'static) -> Self {
-        self.on_open = Some(Arc::new(hook));
+        self.set().on_open = Some(Arc::new(hook));
         self
     }
 
     /// Runs on the reactor thread once for every [`on_open`](Self::on_open), when that wire has ended, for whatever reason. It must not
     /// block; a panic in it is logged and harmless. None by default.
     pub fn on_lost(mut self, hook: impl Fn(ConnectionId, Generation, &Error) + Send + Sync + 'static) -> Self {
-        self.on_lost = Some(Arc::new(hook));
+        self.set().on_lost = Some(Arc::new(hook));
         self
     }
 
@@ -532,19 +549,19 @@ impl Config {
     pub(crate) fn target(&self) -> Result<Target> {
         let target = Target::parse(&self.url)?;
         let durations = [
-            ("connect_timeout", Some(self.connect_timeout)),
-            ("phase_timeout", self.phase_timeouts.iter().flatten().min().copied()),
-            ("phase_timeout", self.phase_timeouts.iter().flatten().max().copied()),
-            ("base_delay", Some(self.base_delay)),
-            ("max_backoff", Some(self.max_backoff)),
-            ("stable_after", Some(self.stable_after)),
-            ("heartbeat_interval", self.heartbeat_interval),
-            ("patience", Some(self.patience)),
-            ("data_silence", self.data_silence),
-            ("close_timeout", Some(self.close_timeout)),
-            ("call_timeout", Some(self.call_timeout)),
-            ("confirm_timeout", Some(self.confirm_timeout)),
-            ("throttle", if let Throttle::Wait(limit) = self.throttle { Some(limit) } else { None }),
+            ("connect_timeout", Some(self.settings.connect_timeout)),
+            ("phase_timeout", self.settings.phase_timeouts.iter().flatten().min().copied()),
+            ("phase_timeout", self.settings.phase_timeouts.iter().flatten().max().copied()),
+            ("base_delay", Some(self.settings.base_delay)),
+            ("max_backoff", Some(self.settings.max_backoff)),
+            ("stable_after", Some(self.settings.stable_after)),
+            ("heartbeat_interval", self.settings.heartbeat_interval),
+            ("patience", Some(self.settings.patience)),
+            ("data_silence", self.settings.data_silence),
+            ("close_timeout", Some(self.settings.close_timeout)),
+            ("call_timeout", Some(self.settings.call_timeout)),
+            ("confirm_timeout", Some(self.settings.confirm_timeout)),
+            ("throttle", if let Throttle::Wait(limit) = self.settings.throttle { Some(limit) } else { None }),
         ];
         for (setting, value) in durations {
             match value {
@@ -554,32 +571,32 @@ impl Config {
                 _ => {}
             }
         }
-        let base = self.base_delay;
+        let base = self.settings.base_delay;
         let rules = [
-            (self.max_backoff < base, "max_backoff", "must be at least base_delay"),
-            (!(0.0..=1.0).contains(&self.jitter), "jitter", "must be from 0 to 1"),
-            (self.connect_attempts == 0, "connect_attempts", "must be at least 1"),
-            (self.max_message == 0, "max_message", "must be more than zero"),
-            (self.inbox_capacity == 0, "inbox_capacity", "must be more than zero"),
-            (self.calls_max == 0, "calls_max", "must be more than zero"),
-            (!self.hold_until.is_open(), "hold_until", "must be Open or Live"),
-            (self.throttle == Throttle::Queue(0), "throttle", "a queue must have room"),
+            (self.settings.max_backoff < base, "max_backoff", "must be at least base_delay"),
+            (!(0.0..=1.0).contains(&self.settings.jitter), "jitter", "must be from 0 to 1"),
+            (self.settings.connect_attempts == 0, "connect_attempts", "must be at least 1"),
+            (self.settings.max_message == 0, "max_message", "must be more than zero"),
+            (self.settings.inbox_capacity == 0, "inbox_capacity", "must be more than zero"),
+            (self.settings.calls_max == 0, "calls_max", "must be more than zero"),
+            (!self.settings.hold_until.is_open(), "hold_until", "must be Open or Live"),
+            (self.settings.throttle == Throttle::Queue(0), "throttle", "a queue must have room"),
         ];
         if let Some((_, setting, reason)) = rules.into_iter().find(|(broken, ..)| *broken) {
             return Err(Error::config(setting, reason));
         }
-        if let Some(name) = self.subprotocols.iter().find(|name| !is_token(name)) {
+        if let Some(name) = self.settings.subprotocols.iter().find(|name| !is_token(name)) {
             return Err(Error::config("subprotocol", format!("{name:?} is not a token")));
         }
-        if let Some(name) =
-            (1..self.subprotocols.len()).find_map(|i| self.subprotocols[..i].iter().find(|name| **name == self.subprotocols[i]))
+        if let Some(name) = (1..self.settings.subprotocols.len())
+            .find_map(|i| self.settings.subprotocols[..i].iter().find(|name| **name == self.settings.subprotocols[i]))
         {
             return Err(Error::config("subprotocol", format!("{name} is offered twice")));
         }
-        check_headers(&self.headers)?;
-        self.socket.validate()?;
-        governor::validate("rate_limit", &self.rate_limits)?;
-        governor::validate("dial_limit", self.dial_limit.as_deref().map_or(&[], slice::from_ref))?;
+        check_headers(&self.settings.headers)?;
+        self.settings.socket.validate()?;
+        governor::validate("rate_limit", &self.settings.rate_limits)?;
+        governor::validate("dial_limit", self.settings.dial_limit.as_deref().map_or(&[], slice::from_ref))?;
         Ok(target)
     }
 }
@@ -634,48 +651,48 @@ impl From<&Config> for Config {
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let headers: Vec<_> = self.headers.iter().map(|(name, _)| (name.as_str(), "[redacted]")).collect();
+        let headers: Vec<_> = self.settings.headers.iter().map(|(name, _)| (name.as_str(), "[redacted]")).collect();
         let url = Target::parse(&self.url).map_or_else(|_| "[invalid]".to_owned(), |target| target.to_string());
         f.debug_struct("Config")
             .field("url", &url)
             .field("headers", &headers)
-            .field("subprotocols", &self.subprotocols)
-            .field("trust", &self.trust)
-            .field("socket", &self.socket)
-            .field("connect_timeout", &self.connect_timeout)
-            .field("phase_timeouts", &self.phase_timeouts)
-            .field("connect_attempts", &self.connect_attempts)
-            .field("redial_attempts", &self.redial_attempts)
-            .field("base_delay", &self.base_delay)
-            .field("max_backoff", &self.max_backoff)
-            .field("jitter", &self.jitter)
-            .field("stable_after", &self.stable_after)
-            .field("seed", &self.seed)
-            .field("heartbeat_interval", &self.heartbeat_interval)
-            .field("patience", &self.patience)
-            .field("strict", &self.strict)
-            .field("data_silence", &self.data_silence)
-            .field("close_timeout", &self.close_timeout)
-            .field("max_message", &self.max_message)
-            .field("unsent_max", &self.unsent_max)
-            .field("inbox_capacity", &self.inbox_capacity)
-            .field("overflow", &self.overflow)
-            .field("dialect", &self.dialect.name())
-            .field("call_timeout", &self.call_timeout)
-            .field("calls_max", &self.calls_max)
-            .field("confirm_timeout", &self.confirm_timeout)
-            .field("restore", &self.restore)
-            .field("hold_until", &self.hold_until)
-            .field("on_gap", &self.on_gap)
-            .field("rate_limits", &self.rate_limits)
-            .field("throttle", &self.throttle)
-            .field("dial_limit", &self.dial_limit)
-            .field("kernel_stamps", &self.kernel_stamps)
-            .field("send_stamps", &self.send_stamps)
-            .field("on_dial", &self.on_dial.is_some())
-            .field("on_socket", &self.on_socket.is_some())
-            .field("on_open", &self.on_open.is_some())
-            .field("on_lost", &self.on_lost.is_some())
+            .field("subprotocols", &self.settings.subprotocols)
+            .field("trust", &self.settings.trust)
+            .field("socket", &self.settings.socket)
+            .field("connect_timeout", &self.settings.connect_timeout)
+            .field("phase_timeouts", &self.settings.phase_timeouts)
+            .field("connect_attempts", &self.settings.connect_attempts)
+            .field("redial_attempts", &self.settings.redial_attempts)
+            .field("base_delay", &self.settings.base_delay)
+            .field("max_backoff", &self.settings.max_backoff)
+            .field("jitter", &self.settings.jitter)
+            .field("stable_after", &self.settings.stable_after)
+            .field("seed", &self.settings.seed)
+            .field("heartbeat_interval", &self.settings.heartbeat_interval)
+            .field("patience", &self.settings.patience)
+            .field("strict", &self.settings.strict)
+            .field("data_silence", &self.settings.data_silence)
+            .field("close_timeout", &self.settings.close_timeout)
+            .field("max_message", &self.settings.max_message)
+            .field("unsent_max", &self.settings.unsent_max)
+            .field("inbox_capacity", &self.settings.inbox_capacity)
+            .field("overflow", &self.settings.overflow)
+            .field("dialect", &self.settings.dialect.name())
+            .field("call_timeout", &self.settings.call_timeout)
+            .field("calls_max", &self.settings.calls_max)
+            .field("confirm_timeout", &self.settings.confirm_timeout)
+            .field("restore", &self.settings.restore)
+            .field("hold_until", &self.settings.hold_until)
+            .field("on_gap", &self.settings.on_gap)
+            .field("rate_limits", &self.settings.rate_limits)
+            .field("throttle", &self.settings.throttle)
+            .field("dial_limit", &self.settings.dial_limit)
+            .field("kernel_stamps", &self.settings.kernel_stamps)
+            .field("send_stamps", &self.settings.send_stamps)
+            .field("on_dial", &self.settings.on_dial.is_some())
+            .field("on_socket", &self.settings.on_socket.is_some())
+            .field("on_open", &self.settings.on_open.is_some())
+            .field("on_lost", &self.settings.on_lost.is_some())
             .finish()
     }
 }
@@ -806,7 +823,7 @@ mod tests {
             assert!(!shown.contains(secret), "{secret} in {shown}");
         }
         assert!(shown.contains("Authorization"));
-        assert_eq!(config.headers, [("Authorization".to_owned(), "bearer".to_owned())]);
+        assert_eq!(config.settings.headers, [("Authorization".to_owned(), "bearer".to_owned())]);
         assert!(!format!("{:?}", Config::new("ws://h")).contains("redacted"));
     }
 }

@@ -37,7 +37,7 @@ pub enum Error {
     ChannelsRejected(Arc<[RejectedChannel]>),
     /// The connection was closed by this program and stays closed; [`connect`](crate::connect) again with the same config.
     Closed,
-    /// A setting was refused before anything was opened.
+    /// A setting was refused, before anything was opened or by the system when a socket was made.
     Config {
         /// The name of the setter or argument.
         setting: &'static str,
@@ -108,7 +108,7 @@ pub enum Error {
     NotConnected,
     /// The call would block the thread that has to do its work; use the variant that does not wait.
     OnReactor,
-    /// A handler, a dialect or a cost function panicked; its connection was closed.
+    /// A handler, a dialect, a cost function or an `on_socket` hook panicked; its connection was closed.
     Panicked(Arc<str>),
     /// The peer ended the wire with a Close frame.
     PeerClosed {

@@ -147,22 +147,22 @@ fn a_message_into_an_inbox_allocates_once() {
 }
 
 #[test]
-fn an_idle_plain_connection_holds_at_most_4_kib() {
+fn an_idle_plain_connection_holds_at_most_2_kib() {
     let server = MockServer::start().unwrap();
     let url = server.url();
     for (name, bytes) in idle_bytes(&Config::new(url)) {
-        assert!(bytes <= 4 << 10, "{bytes} bytes per connection with {name}");
+        assert!(bytes <= 2 << 10, "{bytes} bytes per connection with {name}");
     }
 }
 
 #[test]
-fn an_idle_tls_connection_holds_at_most_20_kib() {
+fn an_idle_tls_connection_holds_at_most_16_kib() {
     let server = MockServer::builder().tls().start().unwrap();
     // A literal is looked up on no other thread, whose allocations would not be counted.
     let url = format!("wss://{}/", server.address());
     let config = Config::new(url).without_system_roots().root_certificate(server.root_certificate().unwrap());
     for (name, bytes) in idle_bytes(&config) {
-        assert!(bytes <= 20 << 10, "{bytes} bytes per connection with {name}");
+        assert!(bytes <= 16 << 10, "{bytes} bytes per connection with {name}");
     }
 }
 

@@ -137,7 +137,7 @@ impl Shared {
     pub(crate) fn start_call(self: &Arc<Self>, manner: Manner, method: &str, params: Option<&str>) -> Result<PendingCall> {
         let mut taken = None;
         loop {
-            let Request { text, id } = self.config.dialect.request(self.next_number(), method, params)?;
+            let Request { text, id } = self.config.settings.dialect.request(self.next_number(), method, params)?;
             match self.start_request(manner, [id], &text) {
                 // A raw request has taken the number. A dialect that makes the same id of every number is told.
                 Err(Error::Duplicate(id)) if taken.as_ref() != Some(&id) => taken = Some(id),
@@ -148,7 +148,7 @@ impl Shared {
 
     /// Several calls in one message. They share its fate until their replies come.
     pub(crate) fn start_batch(self: &Arc<Self>, manner: Manner, calls: &[(&str, Option<String>)]) -> Result<Vec<PendingCall>> {
-        let dialect = &self.config.dialect;
+        let dialect = &self.config.settings.dialect;
         let mut taken = None;
         loop {
             let (mut ids, mut texts) = (Vec::new(), Vec::new());
@@ -174,14 +174,14 @@ impl Shared {
     }
 
     pub(crate) fn notify(&self, manner: Manner, method: &str, params: Option<&str>) -> Result<Sent> {
-        let text = self.config.dialect.notification(method, params)?;
+        let text = self.config.settings.dialect.notification(method, params)?;
         self.send_text(manner, &text, None)
     }
 
     pub(crate) fn respond(&self, manner: Manner, id: &Id, outcome: Result<impl Serialize, Rejection>) -> Result<Sent> {
         let text = match outcome {
-            Ok(result) => self.config.dialect.response(id, Ok(&to_json(&result)?))?,
-            Err(rejection) => self.config.dialect.response(id, Err(&rejection))?,
+            Ok(result) => self.config.settings.dialect.response(id, Ok(&to_json(&result)?))?,
+            Err(rejection) => self.config.settings.dialect.response(id, Err(&rejection))?,
         };
         self.send_text(manner, &text, None)
     }
@@ -199,7 +199,7 @@ impl Shared {
     ) -> Result<Vec<PendingCall>> {
         let outgoing = Outgoing { lane: manner.lane, ..self.outgoing(Outgoing::TEXT, text.as_bytes()) };
         let ticket = Arc::new(Ticket::default());
-        let after = manner.call_timeout.unwrap_or(self.config.call_timeout);
+        let after = manner.call_timeout.unwrap_or(self.config.settings.call_timeout);
         let began = Instant::now();
         let deadline = began + after;
         let mut is_urgent = false;

@@ -64,7 +64,7 @@ pub(crate) struct Query {
 impl Query {
     /// Runs the dial hook and looks the host up; the answer goes to the mailbox, from whatever thread has it.
     pub(crate) fn start(self) {
-        if self.config.on_dial.is_some() {
+        if self.config.settings.on_dial.is_some() {
             HOOKS.run(Box::new(move || self.look_up()));
         } else {
             self.look_up();
@@ -100,12 +100,12 @@ impl Query {
         let config = &self.config;
         let mut wanted = DialPlan {
             url: Redacted(config.url.clone()),
-            headers: Redacted(config.headers.clone()),
+            headers: Redacted(config.settings.headers.clone()),
             addresses: Vec::new(),
             attempt: self.attempt,
             deadline: self.deadline,
         };
-        if let Some(hook) = &config.on_dial {
+        if let Some(hook) = &config.settings.on_dial {
             match panic::catch_unwind(AssertUnwindSafe(|| hook(&mut wanted))) {
                 Ok(done) => done.map_err(|error| Error::DialHook(error.into()))?,
                 Err(payload) => return Err(Error::DialHook(Arc::new(Error::Panicked(panic_text(payload))))),
@@ -120,12 +120,12 @@ impl Query {
             _ if !target.tls => None,
             Some(tls) => Some(tls.clone()),
             // The hook turned ws into wss.
-            None => Some(tls::client_config(&config.trust)?),
+            None => Some(tls::client_config(&config.settings.trust)?),
         };
         Ok(Plan {
             target,
             headers: wanted.headers.0,
-            subprotocols: config.subprotocols.clone(),
+            subprotocols: config.settings.subprotocols.clone(),
             addresses: wanted.addresses,
             tls,
         })

@@ -76,8 +76,8 @@ impl Shared {
         governor: Option<Arc<Governor>>,
         mailbox: Arc<Mailbox>,
     ) -> Arc<Self> {
-        let mut out = Out::new(config.unsent_max, governor.clone(), Instant::now);
-        if config.send_stamps {
+        let mut out = Out::new(config.settings.unsent_max, governor.clone(), Instant::now);
+        if config.settings.send_stamps {
             out.stamp();
         }
         Arc::new(Self {
@@ -85,7 +85,7 @@ impl Shared {
             session: Mutex::new(Session::new(config.clone(), rand::random(), Instant::now())),
             changed: Condvar::new(),
             out: Mutex::new(out),
-            reads: config.dialect.reads(),
+            reads: config.settings.dialect.reads(),
             config,
             governor,
             orders: Mutex::default(),
@@ -146,21 +146,23 @@ impl Shared {
 
     /// A message with what it costs, which is found out before any lock is taken.
     pub(crate) fn outgoing<'a>(&self, opcode: OpCode, payload: &'a [u8]) -> Outgoing<'a> {
-        let dialect_cost = || str::from_utf8(payload).map_or(1, |text| self.config.dialect.cost(text));
+        let dialect_cost = || str::from_utf8(payload).map_or(1, |text| self.config.settings.dialect.cost(text));
         let costs = match (&self.governor, opcode) {
             (None, _) => Costs::default(),
             (Some(governor), OpCode::Control(_)) => governor.control(),
             (Some(governor), OpCode::Data(_)) => governor.costs(payload, dialect_cost),
         };
-        let queue_max = if let Throttle::Queue(max) = self.config.throttle { max } else { 0 };
-        let enqueued = self.config.send_stamps.then(Instant::now);
+        let queue_max = if let Throttle::Queue(max) = self.config.settings.throttle { max } else { 0 };
+        let enqueued = self.config.settings.send_stamps.then(Instant::now);
         Outgoing { opcode, payload, costs, queue_max, enqueued, ..Outgoing::text("") }
     }
 
     /// Sends a message of a caller's, which may have to wait for the rate limit, until `deadline` at most.
     pub(crate) fn send(&self, mut outgoing: Outgoing<'_>, deadline: Option<Instant>) -> Result<Sent> {
         let (_, sent, generation) = self.try_send(slice::from_ref(&outgoing));
-        let (&Err(Error::Throttled { mut wait }), Throttle::Wait(limit)) = (&sent, self.config.throttle) else { return sent };
+        let (&Err(Error::Throttled { mut wait }), Throttle::Wait(limit)) = (&sent, self.config.settings.throttle) else {
+            return sent;
+        };
         if mailbox::is_turning_thread() {
             return sent;
         }
@@ -377,7 +379,7 @@ impl Shared {
     /// How far the rate limits are used up.
     pub(crate) fn rate_status(&self) -> RateStatus {
         let queued = self.out.lock().waiting();
-        let max = if let Throttle::Queue(max) = self.config.throttle { max } else { 0 };
+        let max = if let Throttle::Queue(max) = self.config.settings.throttle { max } else { 0 };
         let pressure = Pressure::of(queued, max);
         let (limits, interval) = match &self.governor {
             Some(governor) => (governor.status(Instant::now()), governor.interval()),

@@ -30,6 +30,7 @@ use crate::ticket::Ticket;
 use crate::wire::assembler::{Assembler, Item};
 use crate::wire::dial::{Dial, Opened, Progress};
 use crate::wire::out::{Lane, Outgoing};
+use crate::wire::socket;
 use crate::wire::stamp::Stamped;
 
 /// How many receives a wire that ends is allowed, so that a peer that goes on sending cannot hold the reactor.
@@ -224,7 +225,7 @@ impl Slot {
         match &mut self.link {
             Link::Dialing(dial, hangup) => {
                 let (now, hangup) = (Instant::now(), *hangup);
-                let progress = dial.advance(now, turn.registry, turn.token);
+                let progress = guard(|| dial.advance(now, turn.registry, turn.token)).and_then(|progress| progress);
                 let phase = dial.phase();
                 match progress {
                     Ok(Progress::Done(opened)) => {
@@ -308,7 +309,7 @@ impl Slot {
             Ok(plan) => {
                 // The next dial resumes the TLS session of this one.
                 self.tls = plan.tls.clone().or(self.tls.take());
-                self.link = Link::Dialing(Box::new(Dial::new(plan)), false);
+                self.link = Link::Dialing(Box::new(Dial::new(plan, self.config.clone())), false);
             }
             Err(error) => self.fail_dial(turn, error),
         }
@@ -503,7 +504,7 @@ impl Slot {
 
     /// Sends a heartbeat of the session's: the venue's own text, or a ping frame.
     fn ping(&mut self, turn: &mut Turn<'_>, payload: [u8; 8]) {
-        let dialect = self.talk.as_ref().map(|_| &self.config.dialect);
+        let dialect = self.talk.as_ref().map(|_| &self.config.settings.dialect);
         let text = dialect.and_then(|dialect| guard(|| dialect.ping(u64::from_be_bytes(payload))).transpose());
         let is_held = match text {
             None => self.shared.write(|out| out.ping(&payload)) == Some(false),
@@ -525,7 +526,7 @@ impl Slot {
 
     fn query(&mut self, attempt: u32, deadline: Instant) {
         // A hook that hangs holds one thread. A look-up that hangs may be asked again: what is known of the name serves.
-        if self.query_running && self.config.on_dial.is_some() {
+        if self.query_running && self.config.settings.on_dial.is_some() {
             return resolver::staff();
         }
         self.query_running = true;
@@ -565,8 +566,8 @@ impl Slot {
             subprotocol: opened.subprotocol.map(Into::into),
             is_open: false,
             held_until: None,
-            assembler: Assembler::new(self.config.max_message),
-            stamped: self.config.kernel_stamps.then(|| Stamped::new(&stream.0)).flatten(),
+            assembler: Assembler::new(self.config.settings.max_message),
+            stamped: self.config.settings.kernel_stamps.then(|| Stamped::new(&stream.0)).flatten(),
             kernel_at: None,
             readable: true,
             hangup,
@@ -597,7 +598,7 @@ impl Slot {
         let Link::Open(wire) = &mut self.link else { return };
         wire.is_open = true;
         let subprotocol = wire.subprotocol.clone();
-        if self.config.hold_until != State::Live || self.talk.is_none() {
+        if self.config.settings.hold_until != State::Live || self.talk.is_none() {
             self.shared.out.lock().ready();
         }
         {
@@ -606,7 +607,7 @@ impl Slot {
             session.handle_live(self.talk.is_none());
         }
         // Before the event: a handler that panics on it ends the wire, and `on_lost` comes second.
-        if let Some(hook) = &self.config.on_open {
+        if let Some(hook) = &self.config.settings.on_open {
             shield("on_open", || hook(self.shared.id, self.generation));
         }
         self.obey(turn);
@@ -645,7 +646,7 @@ impl Slot {
     fn receive(&mut self, turn: &mut Turn<'_>, bounded: bool) -> Flow {
         let Link::Open(wire) = &mut self.link else { return Flow::Drained };
         // A login must not wait for a consumer.
-        if bounded && wire.is_open && self.config.overflow == Overflow::Block && self.sink.room() == 0 {
+        if bounded && wire.is_open && self.config.settings.overflow == Overflow::Block && self.sink.room() == 0 {
             return Flow::Blocked;
         }
         let mut received = mem::take(&mut turn.scratch.received);
@@ -675,6 +676,9 @@ impl Slot {
                 } else {
                     self.decode(turn, &received[..count], at, bounded)
                 };
+                if let (true, Link::Open(wire)) = (self.config.settings.socket.quickack, &self.link) {
+                    socket::rearm_quickack(&wire.stream.0);
+                }
                 match decoded {
                     Flow::More if is_last => Flow::Drained,
                     flow => flow,
@@ -765,7 +769,7 @@ impl Slot {
         }
         let Link::Open(wire) = &mut self.link else { return Flow::More };
         let shared = &self.shared;
-        let overflow = self.config.overflow;
+        let overflow = self.config.settings.overflow;
         let is_bounded = (bounded && wire.is_open) || overflow != Overflow::Block;
         let mut delivery = Delivery {
             context: Context { kernel_at: wire.kernel_at, ..Context::new(shared, self.generation, at) },
@@ -836,7 +840,7 @@ impl Slot {
         Counters::add(&counters.bytes, (length - rest.len()) as u64);
         Counters::add(&counters.dropped, dropped);
         Counters::add(&counters.discarded, discarded);
-        if messages > 0 && self.config.data_silence.is_some() {
+        if messages > 0 && self.config.settings.data_silence.is_some() {
             shared.session.lock().handle_data(at);
         }
         turn.scratch.pongs.answer(shared);
@@ -920,7 +924,7 @@ impl Slot {
         if let Some(Ended { unsent: Some(unsent), .. }) = &ended {
             self.report(turn, unsent);
         }
-        if let (true, Some(hook)) = (was_open, &self.config.on_lost) {
+        if let (true, Some(hook)) = (was_open, &self.config.settings.on_lost) {
             shield("on_lost", || hook(self.shared.id, self.generation, &cause));
         }
         self.converse(turn, Ok(()));
@@ -964,7 +968,7 @@ impl Slot {
 
     /// Delivers an event that the peer can cause at will: it is dropped as messages are, and counted.
     fn report_if_room(&mut self, turn: &mut Turn<'_>, event: &Event) {
-        if self.sink.room() > 0 || self.config.overflow == Overflow::Block {
+        if self.sink.room() > 0 || self.config.settings.overflow == Overflow::Block {
             return self.report(turn, event);
         }
         log_event(&self.shared, self.generation, event);
@@ -1084,7 +1088,7 @@ impl Delivery<'_, '_> {
     /// Looks whether a text answers a call, for dialects that know nothing of replies.
     fn correlate(&mut self, text: &str) -> Result<(), Undelivered> {
         let shared = self.context.shared;
-        let dialect = &shared.config.dialect;
+        let dialect = &shared.config.settings.dialect;
         let answered = guard(|| match dialect.classify(text) {
             Inbound::Reply { id } => talk::answer(shared, dialect, self.context.at, &id, text),
             _ => Ok(false),

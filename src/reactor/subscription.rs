@@ -79,7 +79,7 @@ impl Channels {
 impl Shared {
     pub(crate) fn subscribe(self: &Arc<Self>, channels: Channels) -> Result<Subscription> {
         if !self.reads {
-            return Err(dialect::lacks(self.config.dialect.name(), "subscriptions"));
+            return Err(dialect::lacks(self.config.settings.dialect.name(), "subscriptions"));
         }
         let Channels { names, feed, silence, sequenced } = channels;
         if names.is_empty() {

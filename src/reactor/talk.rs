@@ -88,14 +88,14 @@ pub(crate) enum Routed<'a> {
 impl Talk {
     pub(crate) fn new(config: &Config, now: Instant) -> Box<Self> {
         let rules = Rules {
-            confirm_timeout: config.confirm_timeout,
-            retry: config.max_backoff,
-            restore: config.restore,
-            resubscribe_on_gap: config.on_gap == GapPolicy::Resubscribe,
+            confirm_timeout: config.settings.confirm_timeout,
+            retry: config.settings.max_backoff,
+            restore: config.settings.restore,
+            resubscribe_on_gap: config.settings.on_gap == GapPolicy::Resubscribe,
         };
         Box::new(Self {
-            dialogue: Dialogue::new(config.dialect.clone(), rules, now),
-            dialect: config.dialect.clone(),
+            dialogue: Dialogue::new(config.settings.dialect.clone(), rules, now),
+            dialect: config.settings.dialect.clone(),
             routes: HashMap::new(),
             side_inboxes: Vec::new(),
             subscriptions: HashMap::new(),

@@ -113,7 +113,12 @@ struct Wishes {
 impl<W> Session<W> {
     /// A session that has not begun. The config must be valid.
     pub fn new(config: Arc<Config>, seed: u64, now: Instant) -> Self {
-        let backoff = Backoff::new(config.base_delay, config.max_backoff, config.jitter, config.seed.unwrap_or(seed));
+        let backoff = Backoff::new(
+            config.settings.base_delay,
+            config.settings.max_backoff,
+            config.settings.jitter,
+            config.settings.seed.unwrap_or(seed),
+        );
         Self {
             config,
             state: State::Connecting,
@@ -178,7 +183,7 @@ impl<W> Session<W> {
             State::Closing | State::Closed => return Err(Error::Closed),
             State::Connecting | State::Waiting => return Err(Error::NotConnected),
         }
-        let registered = self.calls.register(now, id, deadline, waiter, ticket, self.config.calls_max)?;
+        let registered = self.calls.register(now, id, deadline, waiter, ticket, self.config.settings.calls_max)?;
         Ok((self.generation, registered))
     }
 
@@ -389,7 +394,7 @@ impl<W> Session<W> {
         self.subprotocol = subprotocol;
         self.timers.clear();
         self.opened = now;
-        if let Some(interval) = self.config.heartbeat_interval {
+        if let Some(interval) = self.config.settings.heartbeat_interval {
             self.timers.set(Timer::Ping, now + interval);
         }
         self.blocked = false;
@@ -423,7 +428,7 @@ impl<W> Session<W> {
                 State::Open | State::Live => {
                     self.state = State::Closing;
                     self.timers.clear();
-                    self.timers.set(Timer::Close, now + self.config.close_timeout);
+                    self.timers.set(Timer::Close, now + self.config.settings.close_timeout);
                     self.actions.push(Action::Close(code, reason));
                 }
                 State::Connecting | State::Waiting => self.finish(None),
@@ -447,12 +452,12 @@ impl<W> Session<W> {
         let now = self.clamp(now);
         while let Some(timer) = self.timers.take_due(now) {
             match timer {
-                Timer::Dial => self.time_out_dial(self.config.connect_timeout),
+                Timer::Dial => self.time_out_dial(self.config.settings.connect_timeout),
                 Timer::Phase => self.time_out_dial(self.phase_limit(self.phase)),
                 Timer::Redial => self.dial(),
                 Timer::Ping => self.ping(now),
                 Timer::Patience => self.judge(now),
-                Timer::DataSilence => self.check_data(now, self.config.data_silence.unwrap_or_default()),
+                Timer::DataSilence => self.check_data(now, self.config.settings.data_silence.unwrap_or_default()),
                 Timer::Close => self.actions.push(Action::Hangup(Error::Closed)),
             }
         }
@@ -469,7 +474,7 @@ impl<W> Session<W> {
     }
 
     fn dial(&mut self) {
-        let deadline = self.now + self.config.connect_timeout;
+        let deadline = self.now + self.config.settings.connect_timeout;
         self.state = State::Connecting;
         self.wishes.reconnect = false;
         self.attempt = self.attempt.saturating_add(1);
@@ -482,14 +487,14 @@ impl<W> Session<W> {
 
     fn enter_phase(&mut self, now: Instant, phase: Phase) {
         self.phase = phase;
-        match self.config.phase_timeouts[phase as usize] {
+        match self.config.settings.phase_timeouts[phase as usize] {
             Some(limit) => self.timers.set(Timer::Phase, now + limit),
             None => self.timers.stop(Timer::Phase),
         }
     }
 
     fn phase_limit(&self, phase: Phase) -> Duration {
-        self.config.phase_timeouts[phase as usize].unwrap_or(self.config.connect_timeout)
+        self.config.settings.phase_timeouts[phase as usize].unwrap_or(self.config.settings.connect_timeout)
     }
 
     fn time_out_dial(&mut self, after: Duration) {
@@ -499,7 +504,7 @@ impl<W> Session<W> {
 
     fn fail_dial(&mut self, cause: Error) {
         self.state = State::Waiting;
-        let allowed = if self.was_open() { self.config.redial_attempts } else { self.config.connect_attempts };
+        let allowed = if self.was_open() { self.config.settings.redial_attempts } else { self.config.settings.connect_attempts };
         let fatal = cause.is_fatal();
         if (fatal && !self.was_open()) || self.has_used(allowed) {
             let end = if fatal { cause.clone() } else { self.exhausted(allowed, &cause) };
@@ -507,7 +512,7 @@ impl<W> Session<W> {
             return self.finish(Some(end));
         }
         let rung = self.backoff.after_failure();
-        let mut delay = if fatal { self.config.max_backoff } else { rung };
+        let mut delay = if fatal { self.config.settings.max_backoff } else { rung };
         if let Error::Refused(refusal) = &cause {
             delay = delay.max(refusal.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX));
         }
@@ -517,7 +522,7 @@ impl<W> Session<W> {
 
     fn lose(&mut self, cause: Error) {
         self.heartbeat.forget();
-        if self.now.saturating_duration_since(self.opened) >= self.config.stable_after {
+        if self.now.saturating_duration_since(self.opened) >= self.config.settings.stable_after {
             self.attempt = 0;
             self.backoff.reset();
         }
@@ -526,8 +531,8 @@ impl<W> Session<W> {
             // What the program wishes for uses up no redials; the ladder stays where it is.
             self.attempt = 0;
         }
-        if self.has_used(self.config.redial_attempts) && !is_wished {
-            let end = self.exhausted(self.config.redial_attempts, &cause);
+        if self.has_used(self.config.settings.redial_attempts) && !is_wished {
+            let end = self.exhausted(self.config.settings.redial_attempts, &cause);
             self.emit(Event::Lost { cause, redial_in: None });
             return self.finish(Some(end));
         }
@@ -570,17 +575,17 @@ impl<W> Session<W> {
     }
 
     fn ping(&mut self, now: Instant) {
-        let Some(interval) = self.config.heartbeat_interval else { return };
+        let Some(interval) = self.config.settings.heartbeat_interval else { return };
         self.timers.set(Timer::Ping, now + interval);
         let payload = self.heartbeat.ping(now, self.blocked);
         self.actions.push(Action::Ping(payload));
         if !self.timers.is_set(Timer::Patience) {
-            self.timers.set(Timer::Patience, now + self.config.patience);
+            self.timers.set(Timer::Patience, now + self.config.settings.patience);
         }
     }
 
     fn judge(&mut self, now: Instant) {
-        match self.heartbeat.judge(now, self.config.patience, self.config.strict, self.heard) {
+        match self.heartbeat.judge(now, self.config.settings.patience, self.config.settings.strict, self.heard) {
             Verdict::Silent => {
                 let quiet = now.saturating_duration_since(self.heard);
                 self.actions.push(Action::Hangup(Error::Silent { quiet }));
@@ -603,7 +608,7 @@ impl<W> Session<W> {
     fn start_clocks(&mut self, now: Instant) {
         self.heard = now;
         self.heard_data = now;
-        if let Some(limit) = self.config.data_silence {
+        if let Some(limit) = self.config.settings.data_silence {
             self.timers.set(Timer::DataSilence, now + limit);
         }
     }

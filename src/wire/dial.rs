@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::mem;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,10 +13,11 @@ use mio::{Interest, Registry, Token};
 use rustls::{ClientConfig, ClientConnection};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::config::Config;
 use crate::error::{Error, Phase, Refusal, Result};
 use crate::target::Target;
 use crate::wire::handshake::{self, Answer, Request};
-use crate::wire::tls;
+use crate::wire::{socket, tls};
 
 /// How long a connection attempt is alone before the next address is tried too (RFC 8305 §8).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -38,6 +39,8 @@ pub(crate) struct Plan {
 /// A dial under way.
 pub(crate) struct Dial {
     plan: Plan,
+    /// For what it says of sockets.
+    config: Arc<Config>,
     step: Step,
     /// Addresses not tried yet.
     waiting: VecDeque<SocketAddr>,
@@ -83,9 +86,13 @@ pub(crate) struct Opened {
 }
 
 impl Dial {
-    pub(crate) fn new(mut plan: Plan) -> Self {
-        let waiting = interleave(mem::take(&mut plan.addresses));
-        Self { plan, step: Step::Connecting(Vec::new()), waiting, deadline: None, last_error: None }
+    pub(crate) fn new(mut plan: Plan, config: Arc<Config>) -> Self {
+        let mut addresses = mem::take(&mut plan.addresses);
+        if let Some(own) = config.settings.socket.bind_address {
+            addresses.retain(|address| address.is_ipv6() == own.is_ipv6());
+        }
+        let waiting = interleave(addresses);
+        Self { plan, config, step: Step::Connecting(Vec::new()), waiting, deadline: None, last_error: None }
     }
 
     /// What the dial is doing.
@@ -140,7 +147,7 @@ impl Dial {
                 self.deadline = None;
                 break;
             };
-            match start(address, registry, token) {
+            match self.start(address, registry, token)? {
                 Ok(stream) => {
                     attempts.push((stream, address));
                     self.deadline = Some(now + STAGGER);
@@ -149,11 +156,22 @@ impl Dial {
             }
         }
         if attempts.is_empty() {
-            let nowhere = || Error::Connect { peer: self.plan.target.host.clone(), source: Arc::new(no_address()) };
+            let source = || Arc::new(no_address(self.config.settings.socket.bind_address));
+            let nowhere = || Error::Connect { peer: self.plan.target.host.clone(), source: source() };
             return Err(self.last_error.take().unwrap_or_else(nowhere));
         }
         self.step = Step::Connecting(attempts);
         Ok(Progress::Pending)
+    }
+
+    /// A socket whose connect is under way. The inner error is this address's; the outer one would meet every other too.
+    fn start(&self, address: SocketAddr, registry: &Registry, token: Token) -> Result<io::Result<TcpStream>> {
+        let socket = match Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)) {
+            Ok(socket) => socket,
+            Err(error) => return Ok(Err(error)),
+        };
+        socket::prepare(&socket, address, &self.config.settings.socket, self.config.settings.on_socket.as_ref())?;
+        Ok(launch(socket, address, registry, token))
     }
 
     fn fail(&mut self, address: SocketAddr, error: io::Error) {
@@ -312,12 +330,9 @@ fn read_tls(tls: &mut ClientConnection, stream: &mut TcpStream, chunk: &mut [u8]
     }
 }
 
-/// A socket whose connect is under way, registered for everything it will ever be asked.
-fn start(address: SocketAddr, registry: &Registry, token: Token) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+/// Begins to connect a socket, registered for everything it will ever be asked.
+fn launch(socket: Socket, address: SocketAddr, registry: &Registry, token: Token) -> io::Result<TcpStream> {
     socket.set_nonblocking(true)?;
-    // Nagle's algorithm would hold an order back until the last one is acknowledged.
-    socket.set_tcp_nodelay(true)?;
     match socket.connect(&address.into()) {
         Ok(()) => {}
         Err(error) if is_retry(&error) || error.raw_os_error() == Some(IN_PROGRESS) => {}
@@ -347,8 +362,13 @@ fn is_retry(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-fn no_address() -> io::Error {
-    io::Error::new(io::ErrorKind::AddrNotAvailable, "the host has no address")
+fn no_address(own: Option<IpAddr>) -> io::Error {
+    let reason = match own {
+        None => "the host has no address",
+        Some(IpAddr::V4(_)) => "the host has no IPv4 address, and bind_address is one",
+        Some(IpAddr::V6(_)) => "the host has no IPv6 address, and bind_address is one",
+    };
+    io::Error::new(io::ErrorKind::AddrNotAvailable, reason)
 }
 
 /// Alternates address families, beginning with that of the first (RFC 8305 §4).

@@ -5,5 +5,6 @@ pub(crate) mod dial;
 pub mod frame;
 pub mod handshake;
 pub(crate) mod out;
+pub(crate) mod socket;
 pub(crate) mod stamp;
 pub(crate) mod tls;
