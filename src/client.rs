@@ -556,7 +556,7 @@ impl Sink {
     fn reactor(&self, config: &Config) -> Result<Reactor> {
         match self.0 {
             Kind::Handler(_) => config.validate().and_then(|()| Reactor::builder().start()),
-            Kind::Feed(_) | Kind::Engine => Reactor::shared(),
+            Kind::Feed(_) | Kind::Intake(_) | Kind::Engine => Reactor::shared(),
         }
     }
 }
@@ -564,8 +564,8 @@ impl Sink {
 fn start(mailbox: &Arc<Mailbox>, config: Config, sink: Sink) -> Result<Client> {
     let target = config.target()?;
     let tls = if target.tls { Some(tls::client_config(&config.settings.trust)?) } else { None };
-    if let Kind::Feed(feed) = &sink.0 {
-        feed.feeders.add(mailbox);
+    if let Some(feeders) = sink.0.feeders() {
+        feeders.add(mailbox);
     }
     let now = Instant::now();
     let governor = Governor::new(&config.settings.rate_limits, now)?;

@@ -117,9 +117,11 @@ pub use crate::dialect::{
 pub use crate::error::{Error, Explanation, Phase, Refusal, RejectedChannel, Rejection, Result};
 pub use crate::event::{ConnectionId, Event, EventRef, Generation, Message, Received, Sent, Standing, State};
 pub use crate::governor::{LimitStatus, Pressure, RateLimit, costs};
-pub use crate::inbox::{Inbox, IntoIter, Iter};
+pub use crate::inbox::{BatchInbox, ConflatingInbox, Inbox, IntoIter, Iter};
 pub use crate::latency::Latency;
-pub use crate::reactor::{Channels, Context, Driver, Handler, PendingCall, Reactor, ReactorBuilder, Sink, Subscription, Wait};
+pub use crate::reactor::{
+    Batch, Channels, Context, Driver, Events, Handler, PendingCall, Reactor, ReactorBuilder, Sink, Subscription, Wait,
+};
 pub use crate::reply::Reply;
 #[doc(hidden)]
 pub use crate::rpc::__private;

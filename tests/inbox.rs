@@ -4,6 +4,7 @@ mod common;
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
@@ -340,6 +341,56 @@ fn an_outage_does_not_fill_an_inbox_that_nobody_reads() {
     }
     client.send("back").unwrap();
     while !matches!(next(&inbox), Event::Message(_)) {}
+}
+
+// ---- sleeping ----
+
+#[test]
+fn every_consumer_that_sleeps_sees_the_end() {
+    let (_server, _peer, client, inbox) = session(Script::new());
+    let (give, given) = mpsc::channel();
+    for _ in 0..5 {
+        let (inbox, give) = (inbox.clone(), give.clone());
+        thread::spawn(move || give.send(inbox.iter().map(|received| line(&received.event)).collect::<Vec<_>>()));
+    }
+    client.close().unwrap();
+    let lines: Vec<_> = (0..5).flat_map(|_| given.recv_timeout(WAIT).unwrap()).collect();
+    assert_eq!(lines, ["closed"]);
+}
+
+#[test]
+fn consumers_that_wait_and_those_that_select_share_an_inbox() {
+    let (_server, peer, client, inbox) = session(Script::new());
+    let (give, given) = mpsc::channel();
+    for worker in 0..4 {
+        let (inbox, give) = (inbox.clone(), give.clone());
+        thread::spawn(move || {
+            let next = || if worker % 2 == 0 { inbox.recv().ok() } else { inbox.receiver().recv().ok() };
+            std::iter::from_fn(next).for_each(|received| give.send(line(&received.event)).unwrap());
+        });
+    }
+    drop(give);
+    // One at a time, so that whoever is to take it may be asleep.
+    for number in 0..500 {
+        peer.send_text(&number.to_string());
+        assert_eq!(given.recv_timeout(WAIT).unwrap(), format!("text {number}"));
+    }
+    client.close().unwrap();
+    assert_eq!(given.recv_timeout(WAIT).unwrap(), "closed");
+    assert!(matches!(given.recv_timeout(WAIT), Err(mpsc::RecvTimeoutError::Disconnected)), "somebody sleeps on");
+}
+
+#[test]
+fn a_consumer_may_look_for_a_while_before_it_sleeps() {
+    let (_server, peer, client, inbox) = session(Script::new());
+    for patience in [ms(1), NEVER] {
+        let inbox = inbox.clone().spin_for(patience);
+        assert!(matches!(inbox.recv_timeout(ms(50)), Err(Error::Timeout { after, .. }) if after == ms(50)));
+        peer.send_text("for who looks");
+        assert_eq!(line(&inbox.recv().unwrap().event), "text for who looks");
+    }
+    client.close().unwrap();
+    assert_eq!(lines_to_end(&inbox.spin_for(NEVER)), ["closed"]);
 }
 
 // ---- our own sends against a peer that does not read ----

@@ -1,6 +1,9 @@
 //! The shell around sessions and wires: a [`Driver`] and the thread that turns it.
 
+mod batch;
+mod bell;
 mod calls;
+mod conflate;
 mod driver;
 mod handler;
 mod mailbox;
@@ -11,6 +14,7 @@ mod sink;
 mod slot;
 mod subscription;
 mod talk;
+mod tray;
 
 use std::any::Any;
 use std::fmt;
@@ -23,8 +27,12 @@ use std::time::{Duration, Instant};
 use core_affinity::CoreId;
 use parking_lot::Mutex;
 
+pub use self::batch::{Batch, Events};
+pub(crate) use self::batch::{BatchFeed, Batches, take_batch};
+pub(crate) use self::bell::Bell;
 pub use self::calls::PendingCall;
 pub(crate) use self::calls::to_params;
+pub(crate) use self::conflate::{Conflated, ConflatingFeed, KeyFn};
 pub use self::driver::Driver;
 pub use self::handler::{Context, Handler};
 pub(crate) use self::mailbox::Mailbox;
@@ -33,6 +41,7 @@ pub use self::sink::Sink;
 pub(crate) use self::sink::{Feed, Feeders, Kind};
 pub(crate) use self::slot::Opening;
 pub use self::subscription::{Channels, Subscription};
+pub(crate) use self::tray::Owner;
 use crate::error::{Error, Result};
 
 /// A thread that owns the sockets of any number of connections.

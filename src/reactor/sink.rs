@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
@@ -9,26 +10,46 @@ use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
 use crate::event::{Event, EventRef, Message, Received};
+use crate::reactor::bell::{Bell, Ringer};
 use crate::reactor::handler::{Context, Handler};
 use crate::reactor::mailbox::Mailbox;
 use crate::reactor::{panic_text, text_of};
 
-/// Where the events of a connection go: a [`Handler`], or an [`Inbox`](crate::Inbox) that several connections share (`&inbox`).
+/// Where the events of a connection go: a [`Handler`], or an inbox that several connections may share, by reference (`&inbox`): an
+/// [`Inbox`](crate::Inbox), a [`BatchInbox`](crate::BatchInbox) or a [`ConflatingInbox`](crate::ConflatingInbox).
 pub struct Sink(pub(crate) Kind);
 
 pub(crate) enum Kind {
     Feed(Feed),
+    Intake(Box<dyn Intake>),
     Handler(Box<Handler>),
     /// The closure given to [`Driver::turn_with`](crate::Driver::turn_with).
     Engine,
 }
 
-/// The sending end of an inbox.
+/// The sending end of an [`Inbox`](crate::Inbox).
 #[derive(Clone)]
 pub(crate) struct Feed {
     pub(crate) sender: Sender<Received>,
-    pub(crate) capacity: usize,
+    /// Goes after the sender: without any the inbox ends, and whoever sleeps must see it.
+    ringer: Ringer,
+    capacity: usize,
     pub(crate) feeders: Feeders,
+    /// Something was put since the consumers were told.
+    is_news: bool,
+}
+
+/// The sending end of any other inbox, for one connection.
+pub(crate) trait Intake: Send {
+    /// How many more events fit.
+    fn room(&self) -> usize;
+
+    fn deliver(&mut self, context: &Context<'_>, event: EventRef<'_>) -> Outcome;
+
+    /// Tells the consumers of what was delivered since the last time.
+    fn flush(&mut self);
+
+    fn feeders(&self) -> &Feeders;
 }
 
 /// The drivers that feed an inbox: on the threads that turn them, nobody may wait for it.
@@ -41,12 +62,18 @@ pub(crate) type Engine<'a> = dyn FnMut(&Context<'_>, EventRef<'_>) + 'a;
 /// What became of an event.
 pub(crate) enum Outcome {
     Delivered,
+    /// It took the place of an older event, and no room.
+    Replaced,
     /// Nobody holds the inbox any more.
     Discarded,
     Panicked(Box<dyn Any + Send>),
 }
 
 impl Feed {
+    pub(crate) fn new(sender: Sender<Received>, bell: Arc<Bell>, capacity: usize, feeders: Feeders) -> Self {
+        Self { sender, ringer: Ringer(bell), capacity, feeders, is_news: false }
+    }
+
     /// How many more events fit.
     pub(crate) fn room(&self) -> usize {
         self.capacity.saturating_sub(self.sender.len())
@@ -54,13 +81,17 @@ impl Feed {
 
     /// Returns whether anybody may still take it.
     pub(crate) fn put(&mut self, context: &Context<'_>, event: Event) -> bool {
-        let Context { connection, generation, at, kernel_at, .. } = *context;
-        let more = matches!(event, Event::Message(_)) && context.more();
-        self.sender.send(Received { connection, generation, at, kernel_at, more, event }).is_ok()
+        self.is_news = true;
+        self.sender.send(received(context, event)).is_ok()
     }
 
     /// Tells the consumers of what was put since the last time.
-    pub(crate) fn flush(&mut self) {}
+    pub(crate) fn flush(&mut self) {
+        // Consumers that are awake may have taken it all.
+        if mem::take(&mut self.is_news) && !self.sender.is_empty() {
+            self.ringer.ring();
+        }
+    }
 }
 
 impl Kind {
@@ -68,27 +99,26 @@ impl Kind {
     pub(crate) fn room(&self) -> usize {
         match self {
             Self::Feed(feed) => feed.room(),
+            Self::Intake(intake) => intake.room(),
             Self::Handler(_) | Self::Engine => usize::MAX,
         }
     }
 
     /// Tells the consumers of what was delivered since the last time.
     pub(crate) fn flush(&mut self) {
-        if let Self::Feed(feed) = self {
-            feed.flush();
+        match self {
+            Self::Feed(feed) => feed.flush(),
+            Self::Intake(intake) => intake.flush(),
+            Self::Handler(_) | Self::Engine => {}
         }
     }
 
     pub(crate) fn deliver(&mut self, context: &Context<'_>, event: EventRef<'_>, engine: &mut Engine<'_>) -> Outcome {
         let ran = match self {
             Self::Feed(feed) => {
-                let event = match event {
-                    EventRef::Text(text) => Event::Message(Message::from_text(text)),
-                    EventRef::Binary(bytes) => Event::Message(Message::from_binary(bytes)),
-                    EventRef::State(event) => event.clone(),
-                };
-                return if feed.put(context, event) { Outcome::Delivered } else { Outcome::Discarded };
+                return if feed.put(context, to_event(event)) { Outcome::Delivered } else { Outcome::Discarded };
             }
+            Self::Intake(intake) => return intake.deliver(context, event),
             Self::Handler(handler) => panic::catch_unwind(AssertUnwindSafe(|| handler.handle(context, event))),
             Self::Engine => panic::catch_unwind(AssertUnwindSafe(|| engine(context, event))),
         };
@@ -106,8 +136,33 @@ impl Kind {
                 *kept = Some(payload);
                 text
             }
-            Self::Engine | Self::Feed(_) | Self::Handler(_) => panic_text(payload),
+            Self::Engine | Self::Feed(_) | Self::Intake(_) | Self::Handler(_) => panic_text(payload),
         }
+    }
+
+    /// Who feeds the inbox, if it is one.
+    pub(crate) fn feeders(&self) -> Option<&Feeders> {
+        match self {
+            Self::Feed(feed) => Some(&feed.feeders),
+            Self::Intake(intake) => Some(intake.feeders()),
+            Self::Handler(_) | Self::Engine => None,
+        }
+    }
+}
+
+/// An event as the consumers get it.
+pub(crate) fn received(context: &Context<'_>, event: Event) -> Received {
+    let Context { connection, generation, at, kernel_at, .. } = *context;
+    let more = matches!(event, Event::Message(_)) && context.more();
+    Received { connection, generation, at, kernel_at, more, event }
+}
+
+/// A copy that outlives the buffer the event was read into.
+pub(crate) fn to_event(event: EventRef<'_>) -> Event {
+    match event {
+        EventRef::Text(text) => Event::Message(Message::from_text(text)),
+        EventRef::Binary(bytes) => Event::Message(Message::from_binary(bytes)),
+        EventRef::State(event) => event.clone(),
     }
 }
 
@@ -129,7 +184,7 @@ impl Feeders {
 impl fmt::Debug for Sink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
-            Kind::Feed(_) => "Sink(inbox)",
+            Kind::Feed(_) | Kind::Intake(_) => "Sink(inbox)",
             Kind::Handler(_) => "Sink(handler)",
             Kind::Engine => "Sink(engine)",
         })

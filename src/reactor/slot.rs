@@ -762,7 +762,7 @@ impl Slot {
     }
 
     /// As [`decode`](Self::decode), up to the first message that makes the dialogue ask for something.
-    fn decode_some<'i>(&mut self, turn: &mut Turn<'_>, rest: &mut &'i [u8], at: Instant, bounded: bool) -> Flow {
+    fn decode_some(&mut self, turn: &mut Turn<'_>, rest: &mut &[u8], at: Instant, bounded: bool) -> Flow {
         // What was dropped came before these messages, so its report does too.
         if self.dropped > 0 && self.sink.room() > 0 {
             self.report_gap(turn);
@@ -894,15 +894,18 @@ impl Slot {
     }
 
     /// Ends the wire, if there is one, and tells the session, the callers who wait for replies, and the hook.
-    fn end(&mut self, turn: &mut Turn<'_>, mut cause: Error, is_failure: bool) {
-        // What was received is delivered, in order, whatever room there is. Only inboxes have a backlog, and they do not panic.
+    fn end(&mut self, turn: &mut Turn<'_>, mut cause: Error, mut is_failure: bool) {
+        // What was received is delivered, in order, whatever room there is.
         let had_wire = matches!(self.link, Link::Open(_));
         let rest = self.decode_backlog(turn, false);
         if had_wire && !is_failure && !matches!(self.link, Link::Open(_)) {
             // What was in it has ended the wire already, and the next dial may have begun.
             return;
         }
-        if let Flow::End(end @ Error::PeerClosed { .. }) = rest
+        if let Flow::Fail(failure) = rest {
+            // A dialect, or the key function of an inbox, panicked over it.
+            (cause, is_failure) = (failure, true);
+        } else if let Flow::End(end @ Error::PeerClosed { .. }) = rest
             && matches!(cause, Error::Disconnected | Error::Io(_) | Error::Tls { .. })
         {
             cause = end;
@@ -994,7 +997,7 @@ impl Slot {
             talk.report(&self.shared, &context, event);
         }
         match self.sink.deliver(&context, EventRef::State(event), turn.engine) {
-            Outcome::Delivered => {}
+            Outcome::Delivered | Outcome::Replaced => {}
             Outcome::Discarded => Counters::add(&self.shared.counters.discarded, 1),
             Outcome::Panicked(payload) => {
                 let text = self.sink.take_panic(payload, &mut turn.scratch.panic);
@@ -1061,6 +1064,7 @@ impl Delivery<'_, '_> {
         self.pongs.answer(self.context.shared);
         match self.sink.deliver(&self.context, event, self.engine) {
             Outcome::Delivered => {}
+            Outcome::Replaced => self.room = self.room.saturating_add(1),
             Outcome::Discarded => self.discarded += 1,
             Outcome::Panicked(payload) => return Err(Undelivered::Panicked(payload)),
         }

@@ -1,20 +1,31 @@
-//! The receiving end that callers hold.
+//! The receiving ends that callers hold.
+
+mod batches;
+mod conflating;
+mod wait;
 
 use std::fmt;
-use std::iter::FusedIterator;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use crossbeam_channel::{Receiver, TryRecvError};
 
+pub use self::batches::BatchInbox;
+pub use self::conflating::ConflatingInbox;
+pub use self::wait::{IntoIter, Iter};
+use self::wait::{Source, Yield};
 use crate::error::{Error, Result};
 use crate::event::Received;
-use crate::reactor::{Channels, Feed, Feeders, Kind, Sink};
+use crate::reactor::{Bell, Channels, Feed, Feeders, Kind, Sink};
 
 /// Yields the events of one or many connections, in order.
 ///
 /// An inbox made by [`connect`](crate::connect) or [`open`](crate::open) ends after its connection's `Closed` event; one made by
 /// [`Inbox::shared`] never ends. Clones draw from the same queue, so several worker threads may iterate it; each event goes to one of
 /// them. Dropping all of them does not close the connection: what arrives is then discarded and counted.
+///
+/// A consumer that sleeps is woken once for all that a receive brought; one that sees more than it takes wakes the next. For floods there
+/// is a [`BatchInbox`], for those who want the newest only a [`ConflatingInbox`].
 ///
 /// ```no_run
 /// use zen_websocket::{Event, connect};
@@ -37,7 +48,9 @@ pub struct Inbox {
     receiver: Receiver<Received>,
     /// The sending end, if more connections may be opened into this inbox.
     feed: Option<Feed>,
+    bell: Arc<Bell>,
     feeders: Feeders,
+    patience: Duration,
 }
 
 impl Inbox {
@@ -57,8 +70,16 @@ impl Inbox {
 
     pub(crate) fn pair(capacity: usize) -> (Feed, Self) {
         let (sender, receiver) = crossbeam_channel::unbounded();
-        let feeders = Feeders::default();
-        (Feed { sender, capacity, feeders: feeders.clone() }, Self { receiver, feed: None, feeders })
+        let (bell, feeders) = (Arc::<Bell>::default(), Feeders::default());
+        let feed = Feed::new(sender, bell.clone(), capacity, feeders.clone());
+        (feed, Self { receiver, feed: None, bell, feeders, patience: Duration::ZERO })
+    }
+
+    /// The same with consumers that look for so long before they sleep: an event that comes meanwhile is taken without a wake-up, at the
+    /// price of a core. Holds for [`recv`](Self::recv), [`recv_timeout`](Self::recv_timeout) and iteration. Default zero: never looks
+    /// twice.
+    pub fn spin_for(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Waits for the next event.
@@ -67,11 +88,7 @@ impl Inbox {
     ///
     /// [`Error::Closed`] when nothing can come any more; [`Error::OnReactor`] on the thread that would have to feed it.
     pub fn recv(&self) -> Result<Received> {
-        if let Some(received) = self.try_recv()? {
-            return Ok(received);
-        }
-        self.check_thread()?;
-        self.receiver.recv().map_err(|_| Error::Closed)
+        wait::recv(self, None)
     }
 
     /// The next event if there is one, without waiting.
@@ -80,11 +97,7 @@ impl Inbox {
     ///
     /// [`Error::Closed`] when nothing can come any more.
     pub fn try_recv(&self) -> Result<Option<Received>> {
-        match self.receiver.try_recv() {
-            Ok(received) => Ok(Some(received)),
-            Err(TryRecvError::Empty) => Ok(None),
-            Err(TryRecvError::Disconnected) => Err(Error::Closed),
-        }
+        self.take()
     }
 
     /// Waits for the next event, `timeout` at most.
@@ -93,14 +106,7 @@ impl Inbox {
     ///
     /// [`Error::Timeout`] if none came; otherwise as [`recv`](Self::recv).
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Received> {
-        if let Some(received) = self.try_recv()? {
-            return Ok(received);
-        }
-        self.check_thread()?;
-        self.receiver.recv_timeout(timeout).map_err(|error| match error {
-            RecvTimeoutError::Timeout => Error::Timeout { after: timeout, sent: false },
-            RecvTimeoutError::Disconnected => Error::Closed,
-        })
+        wait::recv(self, Some(timeout))
     }
 
     /// Waits for the next event without ever sleeping: takes the core of the calling thread, and sees an event without having to be woken.
@@ -109,16 +115,7 @@ impl Inbox {
     ///
     /// As [`recv`](Self::recv).
     pub fn spin(&self) -> Result<Received> {
-        if let Some(received) = self.try_recv()? {
-            return Ok(received);
-        }
-        self.check_thread()?;
-        loop {
-            if let Some(received) = self.try_recv()? {
-                return Ok(received);
-            }
-            std::hint::spin_loop();
-        }
+        wait::spin(self)
     }
 
     /// Iterates until nothing can come any more.
@@ -126,7 +123,7 @@ impl Inbox {
         Iter(self)
     }
 
-    /// The channel itself, for `crossbeam_channel::select!`.
+    /// The channel itself, for `crossbeam_channel::select!`. Who waits on it is woken by every event.
     pub fn receiver(&self) -> &Receiver<Received> {
         &self.receiver
     }
@@ -144,38 +141,41 @@ impl Inbox {
     fn shared_feed(&self) -> Feed {
         self.feed.clone().expect("only an inbox made by Inbox::shared takes further connections")
     }
-
-    fn check_thread(&self) -> Result<()> {
-        if self.feeders.include_this_thread() { Err(Error::OnReactor) } else { Ok(()) }
-    }
 }
 
-/// Events until nothing can come any more; made by [`Inbox::iter`].
-#[derive(Debug)]
-pub struct Iter<'a>(&'a Inbox);
-
-/// Events until nothing can come any more; made by iterating an [`Inbox`] itself.
-#[derive(Debug)]
-pub struct IntoIter(Inbox);
-
-impl Iterator for Iter<'_> {
+impl Yield for Inbox {
     type Item = Received;
 
-    fn next(&mut self) -> Option<Received> {
-        self.0.recv().ok()
+    fn next(&self) -> Option<Received> {
+        self.recv().ok()
     }
 }
 
-impl Iterator for IntoIter {
-    type Item = Received;
+impl Source for Inbox {
+    fn take(&self) -> Result<Option<Received>> {
+        match self.receiver.try_recv() {
+            Ok(received) => Ok(Some(received)),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(Error::Closed),
+        }
+    }
 
-    fn next(&mut self) -> Option<Received> {
-        self.0.recv().ok()
+    fn is_empty(&self) -> bool {
+        self.receiver.is_empty()
+    }
+
+    fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    fn feeders(&self) -> &Feeders {
+        &self.feeders
+    }
+
+    fn patience(&self) -> Duration {
+        self.patience
     }
 }
-
-impl FusedIterator for Iter<'_> {}
-impl FusedIterator for IntoIter {}
 
 impl<'a> IntoIterator for &'a Inbox {
     type Item = Received;
