@@ -95,6 +95,7 @@ mod dialect;
 mod error;
 mod event;
 mod governor;
+pub mod guide;
 mod inbox;
 mod latency;
 mod reactor;

@@ -9,7 +9,7 @@ const FLOORS: [(&str, &[&str]); 4] = [
     ("floor 0", &["error", "event", "config", "socket", "target", "stats", "latency", "dialect", "governor", "reply", "ticket"]),
     ("floor 1", &["session", "wire"]),
     ("floor 2", &["reactor"]),
-    ("floor 3", &["client", "inbox", "rpc"]),
+    ("floor 3", &["client", "guide", "inbox", "rpc"]),
 ];
 
 /// Modules of one floor that may not name each other.

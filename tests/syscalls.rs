@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use zen_websocket::testkit::{MockServer, Script};
-use zen_websocket::{Config, Handler, connect_with};
+use zen_websocket::{Config, Driver, EventRef, Handler, connect_with};
 
 const WAIT: Duration = Duration::from_secs(60);
 
@@ -19,8 +19,13 @@ const WAIT: Duration = Duration::from_secs(60);
 const WARM_UP: usize = 10;
 const COUNTED: usize = 500;
 
+/// Messages in a burst.
+const BURST: usize = 100;
+
 /// Tells the child which server to use.
 const URL: &str = "ZEN_WEBSOCKET_SYSCALLS_URL";
+/// Tells it where the certificate is that the server's is signed by.
+const ROOT: &str = "ZEN_WEBSOCKET_SYSCALLS_ROOT";
 
 /// Files that do not exist: looking for them marks, in the list of calls of a thread, what is to be counted.
 const BEGIN: &str = "/zen-websocket-begin";
@@ -41,6 +46,120 @@ fn a_send_costs_its_caller_one_call() {
 }
 
 #[test]
+fn a_driver_that_spins_reads_without_asking_the_poller() {
+    let server = MockServer::start().unwrap();
+    let Some(calls) = calls_of("child_spins", &server) else { return };
+    assert_eq!(calls["sendto"], COUNTED);
+    // A turn that asks the poller reads nothing hot, so it comes on top of sixteen that do.
+    let (reads, polls) = (calls["recvfrom"], calls.get("epoll_wait").copied().unwrap_or_default());
+    assert!(reads >= COUNTED && polls <= reads / 16 + 1, "{calls:?}");
+    assert_eq!(
+        calls.keys().filter(|name| !["sendto", "recvfrom", "epoll_wait"].contains(&name.as_str())).count(),
+        0,
+        "{calls:?}"
+    );
+}
+
+#[test]
+fn a_burst_costs_one_receive() {
+    let server = MockServer::builder().script(bursts()).start().unwrap();
+    let Some(calls) = calls_of("child_receives_bursts", &server) else { return };
+    assert_eq!(calls, BTreeMap::from([("epoll_wait", COUNTED), ("recvfrom", COUNTED), ("sendto", COUNTED)].map(owned)));
+}
+
+#[test]
+fn an_encrypted_burst_costs_one_receive() {
+    let server = MockServer::builder().tls().script(bursts()).start().unwrap();
+    let Some(calls) = calls_of("child_receives_bursts", &server) else { return };
+    assert_eq!(calls, BTreeMap::from([("epoll_wait", COUNTED), ("recvfrom", COUNTED), ("sendto", COUNTED)].map(owned)));
+}
+
+#[test]
+fn many_messages_leave_in_one_call_for_each_16_kib() {
+    for builder in [MockServer::builder(), MockServer::builder().tls()] {
+        let server = builder.script(Script::new().ignore()).start().unwrap();
+        let Some(calls) = calls_of("child_sends_many", &server) else { return };
+        // A frame of 200 bytes is 208 long. The list of messages may make the heap grow.
+        assert_eq!(calls["sendto"], COUNTED.div_ceil((16 << 10) / 208), "{calls:?}");
+    }
+}
+
+/// Answers each message with a burst that the kernel gets in one piece.
+fn bursts() -> Script {
+    let frame = [&[0x81, 126, 0, 200][..], &[b'x'; 200]].concat();
+    Script::new().on_text(move |peer, _| peer.send_raw(frame.repeat(BURST)))
+}
+
+#[test]
+#[ignore = "runs in a child process under strace"]
+fn child_spins() {
+    let Some(config) = config() else { return };
+    let mut driver = Driver::new().unwrap();
+    let client = driver.open(config).unwrap();
+    while !client.state().is_open() {
+        driver.turn(None).unwrap();
+    }
+    client.send(&text()).unwrap();
+    let mut seen = 0;
+    while seen <= WARM_UP + COUNTED {
+        driver
+            .turn_with(Duration::ZERO, |context, event| {
+                let EventRef::Text(text) = event else { return };
+                if seen == WARM_UP {
+                    mark(BEGIN);
+                }
+                seen += 1;
+                if seen <= WARM_UP + COUNTED {
+                    context.send(text).unwrap();
+                } else {
+                    mark(END);
+                }
+            })
+            .unwrap();
+    }
+}
+
+#[test]
+#[ignore = "runs in a child process under strace"]
+fn child_receives_bursts() {
+    let (finish, finished) = mpsc::channel();
+    let (mut seen, mut in_burst) = (0, 0);
+    let handler = Handler::new().text(move |context, _| {
+        in_burst = (in_burst + 1) % BURST;
+        if in_burst > 0 {
+            return;
+        }
+        match seen {
+            WARM_UP => mark(BEGIN),
+            n if n == WARM_UP + COUNTED => {
+                mark(END);
+                let _ = finish.send(());
+                return;
+            }
+            _ => {}
+        }
+        seen += 1;
+        context.send("more").unwrap();
+    });
+    let Some(config) = config() else { return };
+    let client = connect_with(config, handler).unwrap();
+    client.send("begin").unwrap();
+    finished.recv_timeout(WAIT).unwrap();
+}
+
+#[test]
+#[ignore = "runs in a child process under strace"]
+fn child_sends_many() {
+    let Some(config) = config() else { return };
+    let client = connect_with(config, Handler::new()).unwrap();
+    let texts = vec![text(); COUNTED];
+    mark(BEGIN);
+    let sent = client.send_many(&texts);
+    mark(END);
+    assert!(sent.error.is_none(), "{sent:?}");
+}
+
+#[test]
 #[ignore = "runs in a child process under strace"]
 fn child_echoes() {
     let (finish, finished) = mpsc::channel();
@@ -58,8 +177,8 @@ fn child_echoes() {
         seen += 1;
         context.send(text).unwrap();
     });
-    let Ok(url) = env::var(URL) else { return };
-    let client = connect_with(Config::new(url), handler).unwrap();
+    let Some(config) = config() else { return };
+    let client = connect_with(config, handler).unwrap();
     client.send(&text()).unwrap();
     finished.recv_timeout(WAIT).unwrap();
 }
@@ -67,8 +186,8 @@ fn child_echoes() {
 #[test]
 #[ignore = "runs in a child process under strace"]
 fn child_sends() {
-    let Ok(url) = env::var(URL) else { return };
-    let client = connect_with(Config::new(url), Handler::new()).unwrap();
+    let Some(config) = config() else { return };
+    let client = connect_with(config, Handler::new()).unwrap();
     let text = text();
     for number in 0..WARM_UP + COUNTED {
         if number == WARM_UP {
@@ -79,6 +198,15 @@ fn child_sends() {
     mark(END);
 }
 
+/// For the server that the child was given, if this is the child.
+fn config() -> Option<Config> {
+    let config = Config::new(env::var(URL).ok()?).without_system_roots();
+    Some(match env::var(ROOT) {
+        Ok(root) => config.root_certificate(fs::read(root).unwrap()),
+        Err(_) => config,
+    })
+}
+
 /// The calls of the marking thread between its marks, by name; `None` if there is no `strace` or it may not trace.
 #[expect(clippy::print_stderr, reason = "who runs the tests must see that this one did nothing")]
 fn calls_of(child: &str, server: &MockServer) -> Option<BTreeMap<String, usize>> {
@@ -86,15 +214,17 @@ fn calls_of(child: &str, server: &MockServer) -> Option<BTreeMap<String, usize>>
         eprintln!("SKIPPED: no strace here, or it may not trace; install it to count system calls");
         return None;
     }
-    let trace = Path::new(env!("CARGO_TARGET_TMPDIR")).join(child);
-    let output = Command::new("strace")
-        .args(["-f", "-qq", "-o"])
-        .arg(&trace)
-        .arg(env::current_exe().unwrap())
-        .args(["--exact", child, "--ignored", "--nocapture"])
-        .env(URL, server.url())
-        .output()
-        .unwrap();
+    // Tests run at the same time may run the same child.
+    let trace = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{child}-{}", server.address().port()));
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o"]).arg(&trace).arg(env::current_exe().unwrap());
+    command.args(["--exact", child, "--ignored", "--nocapture"]).env(URL, server.url());
+    if let Some(root) = server.root_certificate() {
+        let file = trace.with_extension("der");
+        fs::write(&file, root).unwrap();
+        command.env(ROOT, file);
+    }
+    let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let trace = fs::read_to_string(&trace).unwrap();
     let thread = trace.lines().find(|line| line.contains(BEGIN)).unwrap().split_inclusive(' ').next().unwrap().to_owned();
