@@ -1,5 +1,4 @@
-//! Decoding text frames from memory at an 8 KiB read buffer, ours beside tungstenite's. `ratios.rs` prints the ratio of the two from
-//! interleaved rounds.
+//! Decoding text frames from memory at an 8 KiB read buffer, ours beside tungstenite's.
 //!
 //! `cargo bench --bench decode`
 

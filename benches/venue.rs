@@ -7,7 +7,6 @@
 #[expect(dead_code, reason = "only the frames are needed here")]
 mod memory;
 #[path = "support/rounds.rs"]
-#[expect(dead_code, reason = "ratios of rates are not among these figures")]
 mod rounds;
 #[path = "support/server.rs"]
 mod server;
@@ -23,7 +22,7 @@ use core_affinity::CoreId;
 use zen_websocket::internals::{Assembler, Deed, Dialogue, Governor, Item, Rules, Session, Stamp, Ticket};
 use zen_websocket::{Config, Dialect, Event, Id, Inbound, JsonRpc, RateLimit, Request, Result, connect};
 
-use crate::rounds::{Comparison, Target};
+use crate::rounds::{AtMost, Comparison};
 use crate::server::Server;
 
 /// Rounds of each figure that is a difference, and messages per round.
@@ -204,7 +203,7 @@ fn call(server: &Server) -> Comparison {
     let text = format!(r#"{{"jsonrpc":"2.0","id":1000000,"result":["{result}"]}}"#);
     Comparison::run(
         "call, parked / bare send and inbox",
-        Target::AtMost(1.15),
+        AtMost(1.15),
         |times| {
             for _ in 0..CALLS {
                 let start = Instant::now();

@@ -54,6 +54,31 @@ fn a_driver_that_spins_only_now_and_then_forgets_nothing() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn an_engine_that_spins_for_a_while_may_then_wait_on_the_descriptor() {
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    for count in CROWDS {
+        let server = MockServer::start().unwrap();
+        let (mut driver, clients) = crowd(&server, count);
+        for round in 0..200 {
+            clients[round % count].send("x").unwrap();
+            let (mut heard, start) = (false, Instant::now());
+            let mut turns = round % 40;
+            while !heard {
+                if turns == 0 && driver.next_deadline().is_none_or(|deadline| deadline > Instant::now()) {
+                    let limit = QUICK.try_into().unwrap();
+                    poll(&mut [PollFd::new(&driver, PollFlags::IN)], Some(&limit)).unwrap();
+                }
+                turns = turns.saturating_sub(1);
+                driver.turn_with(Duration::ZERO, |_, event| heard |= matches!(event, EventRef::Text(_))).unwrap();
+                assert!(start.elapsed() < QUICK, "not heard in round {round} of {count}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_loss_is_noticed_at_once_while_spinning() {
     let server = MockServer::start().unwrap();

@@ -7,11 +7,9 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use tungstenite::handshake::derive_accept_key;
 
-use crate::memory::text_frame;
 use crate::pin;
 
 /// The argument that makes the benchmark's own binary a server.
@@ -20,9 +18,6 @@ pub(crate) const ARGUMENT: &str = "--serve";
 /// Small, because thousands of connections have one each.
 const BUFFER: usize = 16 << 10;
 const STACK: usize = 64 << 10;
-
-/// Longer than anything but the other contender's turn.
-const AWAKE: Duration = Duration::from_micros(500);
 
 /// The server process, which ends with this.
 pub(crate) struct Server {
@@ -73,45 +68,8 @@ pub(crate) fn run() {
 fn serve(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let path = accept(&mut stream)?;
-    match path.as_str() {
-        // Every message goes back.
-        "/echo" => echo(stream, Read::read),
-        // The same without sleeping between messages that follow each other.
-        "/echo-spinning" => echo(stream, read_awake),
-        // A message of eight bytes asks for that many messages.
-        "/flood" => flood(stream),
-        // Nothing comes back. A write that wakes nobody takes a fraction of one that does, so it is the harder measure.
-        "/sink-spinning" => sink(stream, read_awake),
-        // Nothing comes back, but there is a message every 60 µs or so (1 µs and the kernel's timer slack), each in a segment of its own.
-        "/ticks" => {
-            let mut ticks = stream.try_clone()?;
-            let frame = text_frame(200);
-            let ticking = thread::Builder::new().stack_size(STACK).spawn(move || {
-                while ticks.write_all(&frame).is_ok() {
-                    thread::sleep(Duration::from_micros(1));
-                }
-            })?;
-            let sunk = sink(stream, Read::read);
-            let _ = ticking.join();
-            sunk
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Reads without sleeping unless nothing has come for a while: the connections of both contenders share a core, and only one of them has
-/// its turn.
-fn read_awake(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    stream.set_nonblocking(true)?;
-    let start = Instant::now();
-    while start.elapsed() < AWAKE {
-        match stream.read(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            read => return read,
-        }
-    }
-    stream.set_nonblocking(false)?;
-    stream.read(buffer)
+    // Every message goes back.
+    if path == "/echo" { echo(stream) } else { Ok(()) }
 }
 
 /// Answers the upgrade request and returns its path.
@@ -136,12 +94,12 @@ fn accept(stream: &mut TcpStream) -> io::Result<String> {
     Ok(path)
 }
 
-fn echo(mut stream: TcpStream, read: impl Fn(&mut TcpStream, &mut [u8]) -> io::Result<usize>) -> io::Result<()> {
+fn echo(mut stream: TcpStream) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     let mut answer = Vec::with_capacity(BUFFER);
     let mut filled = 0;
     loop {
-        let count = read(&mut stream, &mut buffer[filled..])?;
+        let count = stream.read(&mut buffer[filled..])?;
         if count == 0 {
             return Ok(());
         }
@@ -178,31 +136,4 @@ fn answer_frame(input: &mut [u8], answer: &mut Vec<u8>) -> Option<usize> {
     answer.extend_from_slice(&head[2..header]);
     answer.extend_from_slice(payload);
     Some(size)
-}
-
-fn flood(mut stream: TcpStream) -> io::Result<()> {
-    let frame = text_frame(200);
-    let per_chunk = (64 << 10) / frame.len();
-    let chunk = frame.repeat(per_chunk);
-    // Header, key and the eight bytes.
-    let mut request = [0; 14];
-    loop {
-        stream.read_exact(&mut request)?;
-        let mut count = [0; 8];
-        for (index, byte) in count.iter_mut().enumerate() {
-            *byte = request[6 + index] ^ request[2 + index % 4];
-        }
-        let mut left = u64::from_be_bytes(count) as usize;
-        while left > 0 {
-            let now = left.min(per_chunk);
-            stream.write_all(&chunk[..now * frame.len()])?;
-            left -= now;
-        }
-    }
-}
-
-fn sink(mut stream: TcpStream, read: impl Fn(&mut TcpStream, &mut [u8]) -> io::Result<usize>) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
-    while read(&mut stream, &mut buffer)? > 0 {}
-    Ok(())
 }

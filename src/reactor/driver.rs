@@ -82,7 +82,7 @@ struct Hot {
     slots: Vec<(usize, u32)>,
     /// How many turns may still leave out the poller.
     turns_left: u32,
-    /// Where the latest one went when there were too many.
+    /// Where the next one goes if there are too many.
     next: usize,
 }
 
@@ -190,16 +190,19 @@ impl Driver {
         if is_spinning && self.hot.turns_left > 0 {
             self.hot.turns_left -= 1;
             is_busy |= self.serve_hot(engine);
+            self.serve_ready(engine, true);
+            if !self.slots.dials.is_empty() || !self.slots.stuck.is_empty() {
+                self.hot.turns_left = 0;
+            }
         } else {
-            if !is_spinning && !self.hot.slots.is_empty() {
-                // Whoever waits goes by events, and those of hot sockets were passed over.
-                is_busy |= self.serve_hot(engine);
+            if !is_spinning {
+                // Whoever waits goes by events.
                 self.hot.slots.clear();
             }
-            self.poll(if is_busy { Some(Duration::ZERO) } else { timeout })?;
-            self.note_events(is_spinning);
+            self.poll(timeout)?;
+            self.note_events();
             let (ready, dials) = (self.slots.ready.len(), self.slots.dials.len());
-            is_busy |= ready + dials > 0;
+            is_busy |= self.serve_hot(engine) || dials > 0;
             self.serve_ready(engine, is_spinning);
             self.serve_dial(engine);
             is_busy |= self.serve_deadlines(engine);
@@ -214,7 +217,7 @@ impl Driver {
         Ok(is_busy)
     }
 
-    /// Reads the hot sockets at once, and goes on with what that, or the turn before, has left.
+    /// Reads the hot sockets, whether there is anything or not.
     fn serve_hot(&mut self, engine: &mut Engine<'_>) -> bool {
         let mut is_busy = !self.slots.ready.is_empty();
         let mut place = 0;
@@ -232,10 +235,6 @@ impl Driver {
             };
             self.hot.slots[place].1 = empty;
             place += 1;
-        }
-        self.serve_ready(engine, true);
-        if !self.slots.dials.is_empty() || !self.slots.stuck.is_empty() {
-            self.hot.turns_left = 0;
         }
         is_busy
     }
@@ -274,7 +273,7 @@ impl Driver {
         }
     }
 
-    fn note_events(&mut self, is_spinning: bool) {
+    fn note_events(&mut self) {
         for event in &self.events {
             if event.token() == WAKER {
                 continue;
@@ -286,8 +285,8 @@ impl Driver {
                 slot.handle_writable();
             }
             let hangup = event.is_read_closed() || event.is_error();
-            if is_spinning && !hangup && !slot.is_dialing() && self.hot.contains(index) {
-                // What this event tells of has been read, or will be in the next turn.
+            if !hangup && !slot.is_dialing() && self.hot.contains(index) {
+                // It is read in a moment, if what this tells of has not been read already.
                 continue;
             }
             if event.is_readable() || hangup {
@@ -306,19 +305,8 @@ impl Driver {
             self.scratch.was_filled = false;
             self.go_on(index, engine);
             if is_spinning && self.scratch.was_filled {
-                self.heat(index);
+                self.hot.note(index);
             }
-        }
-    }
-
-    /// A socket had something to read: from now on it is hot, in place of the one that has been so for longest if there are too many.
-    fn heat(&mut self, index: usize) {
-        if let Some(colder) = self.hot.note(index)
-            && let Some(slot) = &mut self.slots.entries[colder].slot
-        {
-            // Its latest events were passed over.
-            slot.note_ready(false);
-            self.slots.queue(colder);
         }
     }
 
@@ -436,18 +424,16 @@ impl AsFd for Driver {
 }
 
 impl Hot {
-    /// Adds a socket; returns the one whose place it takes.
-    fn note(&mut self, index: usize) -> Option<usize> {
+    /// Adds a socket, in place of the one added first if there are too many. What that one gets from now on the poller tells.
+    fn note(&mut self, index: usize) {
         if self.contains(index) {
-            return None;
+            return;
         }
         if self.slots.len() < HOT_MAX {
-            self.slots.push((index, 0));
-            return None;
+            return self.slots.push((index, 0));
         }
+        self.slots[self.next] = (index, 0);
         self.next = (self.next + 1) % HOT_MAX;
-        let (colder, _) = mem::replace(&mut self.slots[self.next], (index, 0));
-        Some(colder)
     }
 
     fn contains(&self, index: usize) -> bool {

@@ -72,6 +72,11 @@ impl Assembler {
             self.message.give_back();
             self.phase = Phase::Idle;
         }
+        if self.phase == Phase::Idle && self.frame.is_none() && self.header.is_empty() {
+            if let Some(item) = lend_whole(input, self.max_message)? {
+                return Ok(Some(item));
+            }
+        }
         loop {
             match self.step(input)? {
                 Step::Starved => return Ok(None),
@@ -183,6 +188,30 @@ impl Assembler {
         Ok(Frame { opcode: header.opcode, is_final: header.is_final, left: header.length })
     }
 }
+
+/// Takes a message off the front of `input` that lies whole in it, in one frame of less than 64 KiB. Nearly all of market data does, and
+/// need not go through the steps of the others: 19 ns instead of 25 for a text of 200 bytes (`benches/decode.rs`).
+#[inline]
+fn lend_whole<'i>(input: &mut &'i [u8], max: usize) -> Result<Option<Item<'i>>, Violation> {
+    let (first, length, rest) = match **input {
+        [first, length @ 0..=125, ref rest @ ..] => (first, usize::from(length), rest),
+        [first, 126, a, b, ref rest @ ..] if a > 0 || b > 125 => (first, usize::from(u16::from_be_bytes([a, b])), rest),
+        _ => return Ok(None),
+    };
+    if length > max || !matches!(first, FINAL_TEXT | FINAL_BINARY) {
+        return Ok(None);
+    }
+    let Some((payload, rest)) = rest.split_at_checked(length) else { return Ok(None) };
+    *input = rest;
+    match first {
+        FINAL_TEXT => str::from_utf8(payload).map(|text| Some(Item::Text(text))).map_err(|_| NOT_UTF8),
+        _ => Ok(Some(Item::Binary(payload))),
+    }
+}
+
+/// The first byte of a message in one frame (RFC 6455 §5.2).
+const FINAL_TEXT: u8 = 0x81;
+const FINAL_BINARY: u8 = 0x82;
 
 /// Whether the end of a message lies in `input`, which begins where another has ended. Pings and pongs are looked past; after a Close
 /// frame nothing comes.

@@ -15,10 +15,14 @@ use self::inbox::{Batched, Boxed};
 use crate::harness::contender::{Contender, Style, Target};
 use crate::harness::machine;
 
+/// Longer than a message is on its way.
+const SPIN_FOR: Duration = Duration::from_millis(1);
+
 pub(crate) fn all() -> Vec<Box<dyn Contender>> {
     let parked = || Reactors::new(Wait::Park);
     let mut all: Vec<Box<dyn Contender>> = vec![
         Box::new(Handled::new("zen, handler", parked())),
+        Box::new(Handled::new("zen, adaptive handler", Reactors::new(Wait::Adaptive { spin_for: SPIN_FOR }))),
         Box::new(Boxed::new("zen, inbox", parked(), Duration::ZERO)),
         Box::new(Boxed::new("zen, inbox 20 µs spin", parked(), Duration::from_micros(20))),
         Box::new(Batched::new("zen, batched inbox", parked())),
