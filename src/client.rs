@@ -147,6 +147,7 @@ impl Client {
     /// record. A message of another thread may leave between two of these writes, so an order never waits for the whole burst.
     ///
     /// What keeps one message from being accepted keeps those behind it, too; those before it were accepted as by [`send`](Self::send).
+    /// Under [`Throttle::Wait`](crate::Throttle::Wait) each message may wait for as long as it allows.
     ///
     /// ```
     /// # use zen_websocket::{Config, connect, testkit::MockServer};

@@ -377,7 +377,8 @@ impl Config {
     }
 
     /// How many events the inbox made for this connection may hold before [`overflow`](Self::overflow) applies. Default 8,192. State
-    /// events, and what the socket of a wire that ends still holds (about 4 MiB of frames at most), may exceed it.
+    /// events, and what the socket of a wire that ends still holds (about 4 MiB of frames at most), may exceed it. Consumers are woken
+    /// when a read of up to 64 KiB has been taken in, so with little room messages are dropped before an idle consumer has a chance.
     pub fn inbox_capacity(mut self, events: usize) -> Self {
         self.set().inbox_capacity = events;
         self

@@ -108,7 +108,7 @@ pub enum Error {
     NotConnected,
     /// The call would block the thread that has to do its work; use the variant that does not wait.
     OnReactor,
-    /// A handler, a dialect, a cost function or an `on_socket` hook panicked; its connection was closed.
+    /// A handler, a dialect or a cost function panicked and its connection was closed, or an `on_socket` hook did and its dial failed.
     Panicked(Arc<str>),
     /// The peer ended the wire with a Close frame.
     PeerClosed {

@@ -24,7 +24,8 @@ pub struct Received {
     /// [`Config::kernel_stamps`](crate::Config::kernel_stamps).
     pub kernel_at: Option<SystemTime>,
     /// Whether a further message of the same read follows at once, so that a consumer that only acts on the newest state can wait for it;
-    /// see [`Context::more`](crate::Context::more).
+    /// see [`Context::more`](crate::Context::more). It follows here if one consumer takes all events of one connection and none is
+    /// dropped for want of room.
     pub more: bool,
     /// What happened.
     pub event: Event,

@@ -73,7 +73,7 @@
 //! | 3 | `client`, `inbox`, `rpc` | what callers hold |
 //!
 //! Callers and the reactor share two locks per connection, never held together: one around the session, for a few field accesses, one
-//! around the sending half, for one frame and one write. A governor's lock is taken under the latter only. Receiving takes no lock that
+//! around the sending half, for one frame (16 KiB of them in a burst) and one write. A governor's lock is taken under the latter only. Receiving takes no lock that
 //! a sender waits for, except to decrypt.
 //!
 //! # Logs

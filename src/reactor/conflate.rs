@@ -85,7 +85,8 @@ impl<K: Clone + Eq + Hash + Send> ConflatingFeed<K> {
         }
         let key = if is_message { (self.key)(connection, event) } else { None };
         let key = key.map(|key| Key { connection, era: self.era, key });
-        let received = sink::received(context, sink::to_event(event));
+        // What follows may take the place of something older, and come before this.
+        let received = Received { more: false, ..sink::received(context, sink::to_event(event)) };
         match self.tray.put(|queue| queue.put(key, received)) {
             Some(None) => Outcome::Delivered,
             Some(Some(_older)) => Outcome::Replaced,

@@ -29,10 +29,11 @@ const EVENTS_MAX: usize = 1024;
 /// How many sockets a driver that never waits reads without asking the poller first: asking once costs about as much as one empty read.
 const HOT_MAX: usize = 4;
 
-/// How many turns in a row may leave out the poller, the dials and the deadlines.
-const HOT_TURNS: u32 = 16;
+/// For how long turns may leave out the poller, the dials and the deadlines. By the clock, because only the engine knows how often it
+/// turns.
+const HOT_FOR: Duration = Duration::from_micros(5);
 
-/// How many empty reads in a row, some hundred milliseconds of them, make a socket cold.
+/// How many empty reads in a row make a socket cold: some hundred milliseconds of them for a driver that does nothing else.
 const COLD_AFTER: u32 = 1 << 20;
 
 const WAKER: Token = Token(usize::MAX);
@@ -80,8 +81,8 @@ pub struct Driver {
 struct Hot {
     /// Each with the number of empty reads since.
     slots: Vec<(usize, u32)>,
-    /// How many turns may still leave out the poller.
-    turns_left: u32,
+    /// Until when turns may leave out the poller.
+    until: Option<Instant>,
     /// Where the next one goes if there are too many.
     next: usize,
 }
@@ -187,37 +188,26 @@ impl Driver {
         self.mailbox.enter();
         let is_spinning = timeout == Some(Duration::ZERO);
         let mut is_busy = false;
-        if is_spinning && self.hot.turns_left > 0 {
-            self.hot.turns_left -= 1;
+        if is_spinning && self.hot.until.is_some_and(|until| Instant::now() < until) {
             is_busy |= self.serve_hot(engine);
-            self.serve_ready(engine, true);
-            if !self.slots.dials.is_empty() || !self.slots.stuck.is_empty() {
-                self.hot.turns_left = 0;
-            }
         } else {
-            if !is_spinning {
-                // Whoever waits goes by events.
-                self.hot.slots.clear();
-            }
             self.poll(timeout)?;
             self.note_events();
             let (ready, dials) = (self.slots.ready.len(), self.slots.dials.len());
-            is_busy |= self.serve_hot(engine) || dials > 0;
+            is_busy |= ready + dials > 0;
             self.serve_ready(engine, is_spinning);
             self.serve_dial(engine);
             is_busy |= self.serve_deadlines(engine);
             self.serve_stuck(engine);
             // With more sockets ready than can be hot, the poller finds them faster.
-            self.hot.turns_left = if ready > HOT_MAX { 1 } else { HOT_TURNS };
-            if self.hot.slots.is_empty() {
-                self.hot.turns_left = 0;
-            }
+            let is_hot = is_spinning && ready <= HOT_MAX && !self.hot.slots.is_empty();
+            self.hot.until = is_hot.then(|| Instant::now() + HOT_FOR);
         }
         is_busy |= self.serve_mailbox(engine);
         Ok(is_busy)
     }
 
-    /// Reads the hot sockets, whether there is anything or not.
+    /// Reads the hot sockets, whether there is anything or not, and goes on with what that, or the turn before, has left.
     fn serve_hot(&mut self, engine: &mut Engine<'_>) -> bool {
         let mut is_busy = !self.slots.ready.is_empty();
         let mut place = 0;
@@ -235,6 +225,10 @@ impl Driver {
             };
             self.hot.slots[place].1 = empty;
             place += 1;
+        }
+        self.serve_ready(engine, true);
+        if !self.slots.dials.is_empty() || !self.slots.stuck.is_empty() {
+            self.hot.until = None;
         }
         is_busy
     }
@@ -285,10 +279,6 @@ impl Driver {
                 slot.handle_writable();
             }
             let hangup = event.is_read_closed() || event.is_error();
-            if !hangup && !slot.is_dialing() && self.hot.contains(index) {
-                // It is read in a moment, if what this tells of has not been read already.
-                continue;
-            }
             if event.is_readable() || hangup {
                 slot.note_ready(hangup);
             } else if !slot.is_dialing() {
@@ -424,9 +414,9 @@ impl AsFd for Driver {
 }
 
 impl Hot {
-    /// Adds a socket, in place of the one added first if there are too many. What that one gets from now on the poller tells.
+    /// Adds a socket, in place of the one added first if there are too many.
     fn note(&mut self, index: usize) {
-        if self.contains(index) {
+        if self.slots.iter().any(|(known, _)| *known == index) {
             return;
         }
         if self.slots.len() < HOT_MAX {
@@ -434,10 +424,6 @@ impl Hot {
         }
         self.slots[self.next] = (index, 0);
         self.next = (self.next + 1) % HOT_MAX;
-    }
-
-    fn contains(&self, index: usize) -> bool {
-        self.slots.iter().any(|(known, _)| *known == index)
     }
 }
 

@@ -98,7 +98,8 @@ impl Handler {
         self
     }
 
-    /// Runs when all messages of a read have been handled, if there were any: for strategies that act once on many updates.
+    /// Runs when all messages of a read have been handled, if there were any: for strategies that act once on many updates. With a dialect
+    /// they may all have been replies. It does not run if the connection itself ended the wire in between; `Lost` follows then.
     pub fn drained(mut self, run: impl FnMut(&Context<'_>) + Send + 'static) -> Self {
         self.drained = Some(Box::new(run));
         self

@@ -72,7 +72,7 @@ pub enum Wait {
     #[default]
     Park,
     /// Never sleeps: the thread takes a core for itself, and nobody has to wake it. The few sockets that had something to read lately are
-    /// read without asking the poller first, which looks for the others every few rounds.
+    /// read without asking the poller first, which looks for the others every few microseconds.
     Spin {
         /// The core to stay on; `None` leaves it to the scheduler.
         core: Option<usize>,
@@ -223,7 +223,7 @@ fn shield(what: impl fmt::Display, run: impl FnOnce()) {
     }
 }
 
-/// Runs a dialect or a cost function, whose panic must end its connection only.
+/// Runs code of the user's whose panic must end its connection, or its dial, only.
 fn guard<T>(run: impl FnOnce() -> T) -> Result<T> {
     panic::catch_unwind(AssertUnwindSafe(run)).map_err(|payload| Error::Panicked(panic_text(payload)))
 }

@@ -95,7 +95,7 @@ struct Wire {
     assembler: Assembler,
     /// Reads in place of the stream if the kernel's stamps are asked for.
     stamped: Option<Stamped>,
-    /// When the kernel received what is decoded, until its first message is delivered.
+    /// When the kernel received what was read last.
     kernel_at: Option<SystemTime>,
     /// There may be something to read.
     readable: bool,
@@ -784,7 +784,8 @@ impl Slot {
         // With a dialect that reads nothing, a raw request may wait for its reply.
         let calls_wait = turn.scratch.calls_wait;
         let length = rest.len();
-        let is_first = !self.in_burst;
+        // What the inbox had no room for was counted when it came.
+        let is_first = !self.in_burst && wire.backlog_at != at;
         let mut messages = 0;
         let flow = loop {
             if delivery.room == 0 && overflow == Overflow::Block && !rest.is_empty() {

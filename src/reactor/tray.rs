@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use crate::reactor::bell::Bell;
 use crate::reactor::sink::Feeders;
 
-/// What the two ends of an inbox share. Its lock covers a few moves: no payload is copied or freed under it.
+/// What the two ends of an inbox share. Its lock covers a few moves, and hashing and comparing keys: no
+/// payload is copied or freed under it.
 pub(crate) struct Tray<Q> {
     pub(crate) bell: Bell,
     pub(crate) feeders: Feeders,

@@ -1,7 +1,7 @@
 //! The sending half of a connection: encodes, encrypts and writes, and keeps what the kernel or the rate limit has not let pass yet.
 //!
-//! Callers and the reactor share it under a lock, so every method is one critical section: it makes one frame and one attempt to write,
-//! and only the reactor's [`Out::flush`] makes more, as far as the rate limit lets them. A frame once begun is finished or dies with its
+//! Callers and the reactor share it under a lock, so every method is one critical section: it makes one frame, or 16 KiB of frames, and
+//! one attempt to write, and only the reactor's [`Out::flush`] makes more, as far as the rate limit lets them. A frame once begun is finished or dies with its
 //! wire; none ever moves to another wire.
 //!
 //! ```text
@@ -352,7 +352,7 @@ impl<W: Write> Out<W> {
     ///
     /// As [`send`](Self::send), for the message behind those that were accepted.
     pub fn send_many(&mut self, messages: &[Outgoing<'_>]) -> (usize, Result<Sent, Error>) {
-        let start = self.queued;
+        let (start, arrivals) = (self.queued, self.arrivals);
         let (mut count, mut sent, mut refused) = (0, Sent::Written, None);
         for outgoing in messages {
             let fits = |size| size + self.plain.len() <= BURST_MAX && self.has_room(outgoing.payload);
@@ -382,6 +382,7 @@ impl<W: Write> Out<W> {
                     let accepted = self.accepted();
                     // Their sender is told, so that they are not reported with those that were accepted.
                     self.begun.iter_mut().filter(|frame| frame.start >= start).for_each(|frame| frame.is_message = false);
+                    self.waiting.retain(|(_, arrival), _| *arrival <= arrivals);
                     let whole = self.ends(start, &messages[..count]).take_while(|(_, end)| *end <= accepted).count();
                     return (whole, Err(error));
                 }
@@ -392,7 +393,8 @@ impl<W: Write> Out<W> {
 
     /// Where the frames end that were encoded from `start` on; those of one TLS record leave together.
     fn ends<'m>(&self, start: u64, messages: &'m [Outgoing<'m>]) -> impl Iterator<Item = (&'m Outgoing<'m>, u64)> + use<'m, W> {
-        let sealed = self.tls.is_some().then_some(self.queued);
+        // If nothing could be encrypted, nothing leaves.
+        let sealed = self.tls.is_some().then_some(if self.queued > start { self.queued } else { NOT_SEALED });
         let mut plain = start;
         messages.iter().map(move |outgoing| {
             plain += frame::size(outgoing.payload.len()) as u64;
@@ -1006,6 +1008,15 @@ mod tests {
         pass(2 * SEC);
         out.flush().unwrap();
         assert_eq!(said(&out), ["1", "2", "3"]);
+    }
+
+    #[test]
+    fn of_a_burst_on_which_the_wire_breaks_nothing_goes_on_waiting() {
+        let mut out = limited(2, 0, 10, 1000);
+        out.stream.as_mut().unwrap().breaks_when_full = true;
+        let (count, sent) = out.send_many(&[b"1", b"2", b"3"].map(|text| queued(&out, Lane::Normal, text)));
+        assert!((count, out.waiting()) == (1, 0) && matches!(sent, Err(Error::Io(_))), "{count}, {} wait", out.waiting());
+        assert_eq!(out.end().messages, 0);
     }
 
     #[test]
