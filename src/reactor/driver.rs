@@ -134,6 +134,9 @@ impl Driver {
     /// Serves the connections once: waits until something is to be done, `timeout` at most, does it and returns. Handlers run in here;
     /// events of connections that have neither handler nor inbox are discarded.
     ///
+    /// Turned again and again without waiting (`Duration::ZERO`), it reads the up to four sockets that had something lately at once, and
+    /// asks the poller for the others, and looks at dials and deadlines, every 5 µs.
+    ///
     /// # Errors
     ///
     /// [`Error::Io`](crate::Error::Io) if polling fails.
