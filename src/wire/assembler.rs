@@ -72,10 +72,12 @@ impl Assembler {
             self.message.give_back();
             self.phase = Phase::Idle;
         }
-        if self.phase == Phase::Idle && self.frame.is_none() && self.header.is_empty() {
-            if let Some(item) = lend_whole(input, self.max_message)? {
-                return Ok(Some(item));
-            }
+        if self.phase == Phase::Idle
+            && self.frame.is_none()
+            && self.header.is_empty()
+            && let Some(item) = lend_whole(input, self.max_message)?
+        {
+            return Ok(Some(item));
         }
         loop {
             match self.step(input)? {
