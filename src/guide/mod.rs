@@ -53,4 +53,7 @@
 //! the range is; where the median misses it, that is said. Small machines are noisy: the ratios mean more than the times, and the highest
 //! percentiles mean little.
 //!
+//! `cargo run --release --manifest-path benches/peers/Cargo.toml -- --write-guide`, in a checkout of the crate, measures anew and
+//! replaces what follows; `cargo bench --bench compare` leaves out the other libraries but tungstenite.
+//!
 #![doc = include_str!("figures.md")]
