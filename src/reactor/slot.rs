@@ -15,7 +15,7 @@ use crate::config::{Config, Overflow};
 use crate::dialect::Inbound;
 use crate::error::{Error, Phase};
 use crate::event::{Event, EventRef, Generation, Sent, State};
-use crate::governor::{Governor, Refused};
+use crate::governor::{Costs, Governor, Refused};
 use crate::reactor::calls;
 use crate::reactor::handler::Context;
 use crate::reactor::resolver::{self, Query, Resolved};
@@ -438,7 +438,7 @@ impl Slot {
                 match deed {
                     _ if is_stale => {}
                     Deed::Say { text, ticket, .. } => {
-                        let costs = match guard(|| self.shared.outgoing(Outgoing::TEXT, text.as_bytes()).costs) {
+                        let costs = match self.costs(&text) {
                             Ok(costs) => costs,
                             Err(panicked) => return self.fail(turn, panicked),
                         };
@@ -474,8 +474,7 @@ impl Slot {
         if texts.is_empty() {
             return Ok(());
         }
-        let costs = |text: &str| self.shared.outgoing(Outgoing::TEXT, text.as_bytes()).costs;
-        let costs: Vec<_> = guard(|| texts.iter().map(|(text, _)| costs(text)).collect())?;
+        let costs = texts.iter().map(|(text, _)| self.costs(text)).collect::<Result<Vec<_>, _>>()?;
         let outgoing = texts.iter().zip(costs).map(|((text, ticket), costs)| Outgoing {
             lane: Lane::Restore,
             costs,
@@ -485,6 +484,11 @@ impl Slot {
         });
         self.shared.say_many(&outgoing.collect::<Vec<_>>());
         Ok(())
+    }
+
+    /// What a text of the connection's own counts for in the rate limits.
+    fn costs(&self, text: &str) -> Result<Costs, Error> {
+        guard(|| self.shared.outgoing(Outgoing::TEXT, text.as_bytes()).costs)
     }
 
     /// How long the limit on dials makes the next one wait.
@@ -508,16 +512,13 @@ impl Slot {
         let text = dialect.and_then(|dialect| guard(|| dialect.ping(u64::from_be_bytes(payload))).transpose());
         let is_held = match text {
             None => self.shared.write(|out| out.ping(&payload)) == Some(false),
-            Some(text) => {
-                let outgoing = |text: &str| guard(|| self.shared.outgoing(Outgoing::TEXT, text.as_bytes()).costs);
-                match text.and_then(|text| Ok((outgoing(&text)?, text))) {
-                    Ok((costs, text)) => {
-                        let outgoing = Outgoing { costs, lane: Lane::Control, ..Outgoing::text(&text) };
-                        !matches!(self.shared.say(outgoing), Ok(Sent::Written | Sent::Buffered))
-                    }
-                    Err(panicked) => return self.fail(turn, panicked),
+            Some(text) => match text.and_then(|text| Ok((self.costs(&text)?, text))) {
+                Ok((costs, text)) => {
+                    let outgoing = Outgoing { costs, lane: Lane::Control, ..Outgoing::text(&text) };
+                    !matches!(self.shared.say(outgoing), Ok(Sent::Written | Sent::Buffered))
                 }
-            }
+                Err(panicked) => return self.fail(turn, panicked),
+            },
         };
         if is_held {
             self.shared.session.lock().handle_ping_held();
