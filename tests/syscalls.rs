@@ -117,29 +117,7 @@ fn child_spins() {
 #[test]
 #[ignore = "runs in a child process under strace"]
 fn child_receives_bursts() {
-    let (finish, finished) = mpsc::channel();
-    let (mut seen, mut in_burst) = (0, 0);
-    let handler = Handler::new().text(move |context, _| {
-        in_burst = (in_burst + 1) % BURST;
-        if in_burst > 0 {
-            return;
-        }
-        match seen {
-            WARM_UP => mark(BEGIN),
-            n if n == WARM_UP + COUNTED => {
-                mark(END);
-                let _ = finish.send(());
-                return;
-            }
-            _ => {}
-        }
-        seen += 1;
-        context.send("more").unwrap();
-    });
-    let Some(config) = config() else { return };
-    let client = connect_with(config, handler).unwrap();
-    client.send("begin").unwrap();
-    finished.recv_timeout(WAIT).unwrap();
+    answer_bursts(BURST);
 }
 
 #[test]
@@ -157,9 +135,33 @@ fn child_sends_many() {
 #[test]
 #[ignore = "runs in a child process under strace"]
 fn child_echoes() {
+    answer_bursts(1);
+}
+
+#[test]
+#[ignore = "runs in a child process under strace"]
+fn child_sends() {
+    let Some(config) = config() else { return };
+    let client = connect_with(config, Handler::new()).unwrap();
+    let text = text();
+    for number in 0..WARM_UP + COUNTED {
+        if number == WARM_UP {
+            mark(BEGIN);
+        }
+        client.send(&text).unwrap();
+    }
+    mark(END);
+}
+
+/// Answers the last message of each burst with itself, in a handler.
+fn answer_bursts(messages: usize) {
     let (finish, finished) = mpsc::channel();
-    let mut seen = 0;
+    let (mut seen, mut in_burst) = (0, 0);
     let handler = Handler::new().text(move |context, text| {
+        in_burst = (in_burst + 1) % messages;
+        if in_burst > 0 {
+            return;
+        }
         match seen {
             WARM_UP => mark(BEGIN),
             n if n == WARM_UP + COUNTED => {
@@ -176,21 +178,6 @@ fn child_echoes() {
     let client = connect_with(config, handler).unwrap();
     client.send(&text()).unwrap();
     finished.recv_timeout(WAIT).unwrap();
-}
-
-#[test]
-#[ignore = "runs in a child process under strace"]
-fn child_sends() {
-    let Some(config) = config() else { return };
-    let client = connect_with(config, Handler::new()).unwrap();
-    let text = text();
-    for number in 0..WARM_UP + COUNTED {
-        if number == WARM_UP {
-            mark(BEGIN);
-        }
-        client.send(&text).unwrap();
-    }
-    mark(END);
 }
 
 /// For the server that the child was given, if this is the child.
