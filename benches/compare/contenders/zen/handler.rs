@@ -1,13 +1,12 @@
 //! Messages where they are read.
 
 use std::any::Any;
-use std::rc::Rc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
 use zen_websocket::{Client, Handler, State};
 
-use crate::contenders::zen::{Reactors, Running, Trust};
+use crate::contenders::zen::{Line, Reactors, Trust};
 use crate::harness::contender::{Contender, Link, Next, Observer, Style, Target};
 
 /// How many dials a listener's backlog holds.
@@ -55,7 +54,7 @@ impl Contender for Handled {
         });
         let reactor = self.reactors.reactor();
         let client = reactor.0.connect_with(self.trust.config(target, fresh), handler).expect("the server accepts");
-        Box::new(HandledLink { client, begin, finished, _reactor: reactor })
+        Box::new(HandledLink { line: Line { client, _reactor: reactor }, begin, finished })
     }
 
     fn hold(&mut self, target: &Target, count: usize) -> Option<Box<dyn Any>> {
@@ -78,10 +77,9 @@ impl Contender for Handled {
 }
 
 struct HandledLink {
-    client: Client,
+    line: Line,
     begin: Sender<Observer>,
     finished: Receiver<Observer>,
-    _reactor: Rc<Running>,
 }
 
 impl Link for HandledLink {
@@ -92,12 +90,6 @@ impl Link for HandledLink {
     }
 
     fn send(&mut self, text: &str) {
-        self.client.send(text).expect("the server reads");
-    }
-}
-
-impl Drop for HandledLink {
-    fn drop(&mut self) {
-        let _ = self.client.close();
+        self.line.send(text);
     }
 }

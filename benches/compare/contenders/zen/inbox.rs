@@ -1,11 +1,10 @@
 //! Messages handed over to the thread that measures.
 
-use std::rc::Rc;
 use std::time::Duration;
 
-use zen_websocket::{BatchInbox, Client, Event, EventRef, Inbox};
+use zen_websocket::{BatchInbox, Event, EventRef, Inbox};
 
-use crate::contenders::zen::{Reactors, Running, Trust};
+use crate::contenders::zen::{Line, Reactors, Trust};
 use crate::harness::contender::{Contender, Link, Next, Observer, Style, Target};
 
 /// How many events a batched inbox holds: as many as others do by default.
@@ -49,14 +48,13 @@ impl Contender for Boxed {
     fn connect(&mut self, target: &Target, fresh: bool) -> Box<dyn Link> {
         let reactor = self.reactors.reactor();
         let (client, inbox) = reactor.0.connect(self.trust.config(target, fresh)).expect("the server accepts");
-        Box::new(BoxedLink { client, inbox: inbox.spin_for(self.patience), _reactor: reactor })
+        Box::new(BoxedLink { line: Line { client, _reactor: reactor }, inbox: inbox.spin_for(self.patience) })
     }
 }
 
 struct BoxedLink {
-    client: Client,
+    line: Line,
     inbox: Inbox,
-    _reactor: Rc<Running>,
 }
 
 impl Link for BoxedLink {
@@ -75,13 +73,7 @@ impl Link for BoxedLink {
     }
 
     fn send(&mut self, text: &str) {
-        self.client.send(text).expect("the server reads");
-    }
-}
-
-impl Drop for BoxedLink {
-    fn drop(&mut self) {
-        let _ = self.client.close();
+        self.line.send(text);
     }
 }
 
@@ -108,14 +100,13 @@ impl Contender for Batched {
         let reactor = self.reactors.reactor();
         let batches = BatchInbox::new(CAPACITY);
         let client = reactor.0.connect_with(self.trust.config(target, fresh), &batches).expect("the server accepts");
-        Box::new(BatchedLink { client, batches, _reactor: reactor })
+        Box::new(BatchedLink { line: Line { client, _reactor: reactor }, batches })
     }
 }
 
 struct BatchedLink {
-    client: Client,
+    line: Line,
     batches: BatchInbox,
-    _reactor: Rc<Running>,
 }
 
 impl Link for BatchedLink {
@@ -126,7 +117,7 @@ impl Link for BatchedLink {
             for event in &batch {
                 let EventRef::Text(text) = event else { continue };
                 match observer.message(text.as_bytes()) {
-                    Next::Answer => _ = self.client.send(text).expect("the server reads"),
+                    Next::Answer => self.line.send(text),
                     Next::Continue => {}
                     Next::Done => return observer,
                 }
@@ -135,12 +126,6 @@ impl Link for BatchedLink {
     }
 
     fn send(&mut self, text: &str) {
-        self.client.send(text).expect("the server reads");
-    }
-}
-
-impl Drop for BatchedLink {
-    fn drop(&mut self) {
-        let _ = self.client.close();
+        self.line.send(text);
     }
 }

@@ -93,6 +93,25 @@ impl Reactors {
     }
 }
 
+/// A connection on such a reactor.
+struct Line {
+    client: Client,
+    _reactor: Rc<Running>,
+}
+
+impl Line {
+    fn send(&self, text: &str) {
+        self.client.send(text).expect("the server reads");
+    }
+}
+
+/// Takes leave of the server.
+impl Drop for Line {
+    fn drop(&mut self) {
+        let _ = self.client.close();
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.stop();
