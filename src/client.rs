@@ -13,11 +13,11 @@ use crate::error::{Error, Rejection, Result};
 use crate::event::{ConnectionId, Generation, Sent, State};
 use crate::governor::Governor;
 use crate::inbox::Inbox;
+use crate::metrics::{HeartbeatStatus, Latencies, Metrics, RateStatus, SentMany};
 use crate::reactor::{
     Channels, Driver, Kind, Mailbox, Manner, Opening, PendingCall, Reactor, Shared, Sink, Subscription, to_params,
 };
 use crate::reply::Reply;
-use crate::stats::{Latencies, RateStatus, SentMany, Stats};
 use crate::wire::out::Lane;
 use crate::wire::tls;
 
@@ -121,6 +121,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         // The code is one that may be sent.
         let _ = self.0.start_close(1000, "");
+        self.0.flush_recording();
     }
 }
 
@@ -210,7 +211,7 @@ impl Client {
         self.shared().send_binary(self.manner, bytes, Some(generation))
     }
 
-    /// Sends a ping now, besides those of the heartbeat; its round trip appears in [`stats`](Self::stats). Nothing is concluded if its
+    /// Sends a ping now, besides those of the heartbeat; its round trip appears in [`heartbeat`](Self::heartbeat) and [`latency`](Self::latency). Nothing is concluded if its
     /// pong stays away.
     ///
     /// # Errors
@@ -407,14 +408,30 @@ impl Client {
         self.shared().unsent()
     }
 
-    /// What was counted so far.
-    pub fn stats(&self) -> Stats {
-        self.shared().stats()
+    /// How the connection stands, and what was counted so far.
+    ///
+    /// ```
+    /// # use zen_websocket::{Config, State, connect, testkit::MockServer};
+    /// # let server = MockServer::start()?;
+    /// let (client, _inbox) = connect(Config::new(server.url()))?;
+    /// client.send("hello")?;
+    /// let metrics = client.metrics();
+    /// assert_eq!((metrics.state, metrics.messages_out, metrics.redials), (State::Live, 1, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn metrics(&self) -> Metrics {
+        self.shared().metrics()
     }
 
-    /// How long things take, as far as the config has it [measured](Config::kernel_stamps).
-    pub fn latencies(&self) -> Latencies {
-        self.shared().latencies()
+    /// How the heartbeat fares: what is unanswered, what was missed, and the last proof that the peer lives.
+    pub fn heartbeat(&self) -> HeartbeatStatus {
+        self.shared().heartbeat()
+    }
+
+    /// How long calls and pings take, and what else the config has [measured](Config::kernel_stamps). Asking takes some microseconds of
+    /// the caller's and holds up neither the reactor nor a sender.
+    pub fn latency(&self) -> Latencies {
+        self.shared().latency()
     }
 
     /// Closes with code 1000 and waits until the connection has ended: for the close handshake if a wire is open
@@ -436,7 +453,9 @@ impl Client {
     /// than 123 bytes; nothing is closed then.
     pub fn close_with(&self, code: u16, reason: &str) -> Result<()> {
         self.start_close(code, reason)?;
-        self.shared().wait(None, |session| session.end().map(|_| ()))
+        self.shared().wait(None, |session| session.end().map(|_| ()))?;
+        self.shared().flush_recording();
+        Ok(())
     }
 
     /// As [`close_with`](Self::close_with), but returns at once. Until the reactor has taken it up, a moment later, sends still leave.
@@ -574,7 +593,7 @@ fn start(mailbox: &Arc<Mailbox>, config: Config, sink: Sink) -> Result<Client> {
         config.settings.dial_limit.as_deref().cloned().map(|limit| limit.or_shared(|| format!("dials to {}", target.host)));
     let dial_limit = Governor::new(dial_limit.as_slice(), now)?;
     let config = Arc::new(config);
-    let shared = Shared::new(ConnectionId::next(), config.clone(), governor, mailbox.clone());
+    let shared = Shared::new(ConnectionId::next(), config.clone(), governor, mailbox.clone(), sink.0.depth());
     log::debug!("{}: {target}", shared.id);
     mailbox.open(Opening { shared: shared.clone(), config, tls, sink: sink.0, dial_limit })?;
     Ok(Client { guard: Arc::new(Guard(shared)), manner: Manner::NORMAL })

@@ -16,6 +16,7 @@ use crate::dialect::{Dialect, Plain};
 use crate::error::{Error, Phase, Result};
 use crate::event::{ConnectionId, Generation, State};
 use crate::governor::{self, RateLimit};
+use crate::recorder::Recorder;
 use crate::socket::SocketOptions;
 use crate::target::Target;
 
@@ -80,6 +81,8 @@ pub(crate) struct Settings {
     pub(crate) dial_limit: Option<Arc<RateLimit>>,
     pub(crate) kernel_stamps: bool,
     pub(crate) send_stamps: bool,
+    pub(crate) debug: bool,
+    pub(crate) recorder: Option<Recorder>,
     pub(crate) on_dial: Option<DialHook>,
     pub(crate) on_socket: Option<SocketHook>,
     pub(crate) on_open: Option<OpenHook>,
@@ -196,6 +199,8 @@ impl Config {
             dial_limit: None,
             kernel_stamps: false,
             send_stamps: false,
+            debug: false,
+            recorder: None,
             on_dial: None,
             on_socket: None,
             on_open: None,
@@ -392,7 +397,7 @@ impl Config {
 
     /// Whether the kernel's receive stamps are asked for (Linux): when it took the latest bytes of a read from the network travels with
     /// their messages as [`Context::kernel_at`](crate::Context::kernel_at), and how long they took from there to here is in
-    /// [`Client::latencies`](crate::Client::latencies). Off by default: it makes each read about a twentieth dearer. Elsewhere it does
+    /// [`Client::latency`](crate::Client::latency). Off by default: it makes each read about a twentieth dearer. Elsewhere it does
     /// nothing.
     ///
     /// The stamp is that of the segment that came last (`SO_TIMESTAMPNS`, socket(7)), made by the system's clock when the network card's
@@ -404,9 +409,29 @@ impl Config {
     }
 
     /// Whether it is measured how long messages take from the call of a send to the kernel; see
-    /// [`Client::latencies`](crate::Client::latencies). Off by default: it reads the clock three times per message, about 100 ns.
+    /// [`Client::latency`](crate::Client::latency). Off by default: it reads the clock three times per message, about 100 ns.
     pub fn send_stamps(mut self, on: bool) -> Self {
         self.set().send_stamps = on;
+        self
+    }
+
+    /// Whether every message and control frame of this connection is logged, one line each: target `zen_websocket::frames`, level
+    /// `debug`. Texts are shown up to 256 bytes, logins not at all. Off by default: it is for looking at one connection for a while.
+    pub fn debug(mut self, on: bool) -> Self {
+        self.set().debug = on;
+        self
+    }
+
+    /// Records every message and control frame, and every change of state, to a file: give a path, or a [`Recorder`] for more settings.
+    /// Connections that name the same file share it. The frames of a dialect's logins, and what comes before a login has succeeded, are
+    /// recorded without their content. None by default.
+    ///
+    /// ```no_run
+    /// # use zen_websocket::Config;
+    /// let config = Config::new("wss://www.example.com/ws").record_to("feed.jsonl");
+    /// ```
+    pub fn record_to(mut self, recorder: impl Into<Recorder>) -> Self {
+        self.set().recorder = Some(recorder.into());
         self
     }
 
@@ -596,6 +621,7 @@ impl Config {
         }
         check_headers(&self.settings.headers)?;
         self.settings.socket.validate()?;
+        self.settings.recorder.as_ref().map_or(Ok(()), Recorder::validate)?;
         governor::validate("rate_limit", &self.settings.rate_limits)?;
         governor::validate("dial_limit", self.settings.dial_limit.as_deref().map_or(&[], slice::from_ref))?;
         Ok(target)
@@ -690,6 +716,8 @@ impl fmt::Debug for Config {
             .field("dial_limit", &self.settings.dial_limit)
             .field("kernel_stamps", &self.settings.kernel_stamps)
             .field("send_stamps", &self.settings.send_stamps)
+            .field("debug", &self.settings.debug)
+            .field("recorder", &self.settings.recorder)
             .field("on_dial", &self.settings.on_dial.is_some())
             .field("on_socket", &self.settings.on_socket.is_some())
             .field("on_open", &self.settings.on_open.is_some())

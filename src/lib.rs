@@ -65,7 +65,7 @@
 //!
 //! | floor | modules | what they know |
 //! | --- | --- | --- |
-//! | 0 | `error`, `event`, `config`, `socket`, `target`, `stats`, `latency`, `reply` | what users see |
+//! | 0 | `error`, `event`, `config`, `socket`, `target`, `metrics`, `latency`, `telemetry`, `recorder`, `reply` | what users see |
 //! | 0 | `dialect`, `governor`, `ticket` | what a text means, when a frame may leave, how far it has come |
 //! | 1 | `session` | when to dial, log in, ping, restore, give up: pure state machines over inputs and `now` |
 //! | 1 | `wire` | bytes to messages and back, without blocking: frames, handshake, TLS, dialling |
@@ -98,13 +98,15 @@ mod governor;
 pub mod guide;
 mod inbox;
 mod latency;
+mod metrics;
 mod reactor;
+mod recorder;
 mod reply;
 mod rpc;
 mod session;
 mod socket;
-mod stats;
 mod target;
+pub mod telemetry;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 mod ticket;
@@ -119,28 +121,33 @@ pub use crate::error::{Error, Explanation, Phase, Refusal, RejectedChannel, Reje
 pub use crate::event::{ConnectionId, Event, EventRef, Generation, Message, Received, Sent, Standing, State};
 pub use crate::governor::{LimitStatus, Pressure, RateLimit, costs};
 pub use crate::inbox::{BatchInbox, ConflatingInbox, Inbox, IntoIter, Iter};
-pub use crate::latency::Latency;
+pub use crate::latency::{Latency, Percentiles};
+pub use crate::metrics::{
+    ChannelCounts, HeartbeatStatus, Latencies, Metrics, Proof, RateStatus, ReactorMetrics, SentMany, Stall,
+};
 pub use crate::reactor::{
     Batch, Channels, Context, Driver, Events, Handler, PendingCall, Reactor, ReactorBuilder, Sink, Subscription, Wait,
 };
+pub use crate::recorder::{Content, Direction, Entry, Recorder, RecorderStatus};
 pub use crate::reply::Reply;
 #[doc(hidden)]
 pub use crate::rpc::__private;
 pub use crate::socket::SocketOptions;
-pub use crate::stats::{Latencies, RateStatus, SentMany, Stats};
 
 /// The pure floors, for this crate's own tests and benchmarks. Not part of the API.
 #[doc(hidden)]
 pub mod internals {
     pub use crate::governor::{Costs, Governor, Refused};
+    pub use crate::latency::{Compact, Histogram};
     pub use crate::session::calls::{Call, Registered};
+    pub use crate::recorder::{FrameKind, Tap};
     pub use crate::session::dialogue::{Deed, Dialogue, Rules, Stamp};
-    pub use crate::session::{Action, Session};
+    pub use crate::session::{Action, Heartbeat, Session};
     pub use crate::ticket::Ticket;
     pub use crate::wire::assembler::{Assembler, Item};
     pub use crate::wire::frame;
     pub use crate::wire::handshake;
-    pub use crate::wire::out::{Decrypted, Lane, Out, Outgoing, Remains, SendStamps};
+    pub use crate::wire::out::{Decrypted, Lane, Out, Outgoing, Remains, SendStamps, Totals};
 }
 
 /// The programs of the README.

@@ -87,8 +87,8 @@ fn an_echo_in_a_handler_allocates_nothing() {
     turn_until_open(&mut driver, &client);
     client.send(&text()).unwrap();
     let mut echo = |count: usize| {
-        let end = client.stats().messages + count as u64;
-        while client.stats().messages < end {
+        let end = client.metrics().messages_in + count as u64;
+        while client.metrics().messages_in < end {
             driver.turn(WAIT).unwrap();
         }
     };
@@ -112,7 +112,7 @@ fn a_send_allocates_nothing() {
             allocations += info.count_total;
         }
         // With one message under way at a time, the kernel takes each at once.
-        while client.stats().messages < number as u64 {
+        while client.metrics().messages_in < number as u64 {
             driver.turn(WAIT).unwrap();
         }
     }
@@ -193,7 +193,7 @@ fn idle_bytes_of(open: impl Fn(&Driver) -> Client) -> i64 {
 fn turn_until_pinged(driver: &mut Driver, client: &Client) {
     turn_until_open(driver, client);
     client.ping().unwrap();
-    while client.stats().rtt.is_none() {
+    while client.heartbeat().rtt.is_none() {
         driver.turn(WAIT).unwrap();
     }
 }

@@ -86,12 +86,12 @@ fn a_result_of_another_shape_is_an_unusable_reply() {
 #[test]
 fn a_reply_tells_its_text_its_result_and_its_round_trip() {
     let (_server, _peer, client, _inbox) = session_with(mirror().delay(ms(50)), json_rpc);
-    assert_eq!(client.stats().call_rtt, None);
+    assert_eq!(client.latency().calls, None);
     let reply = client.start_call("m", [1, 2]).unwrap().wait().unwrap();
     assert_eq!(reply.text(), r#"{"id":1,"jsonrpc":"2.0","result":[1,2]}"#);
     assert_eq!((reply.raw_result().unwrap(), reply.result::<[u8; 2]>().unwrap()), ("[1,2]", [1, 2]));
     assert!(reply.round_trip() >= ms(50) && reply.round_trip() < WAIT, "{:?}", reply.round_trip());
-    assert_eq!(client.stats().call_rtt, Some(reply.round_trip()));
+    assert_eq!(client.latency().calls.unwrap().last, reply.round_trip());
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn a_notification_carries_no_id_and_waits_for_nothing() {
         heard(&peer, 2),
         [r#"{"jsonrpc":"2.0","method":"public/hello","params":[1]}"#, r#"{"jsonrpc":"2.0","method":"bye"}"#]
     );
-    assert_eq!(client.stats().calls_pending, 0);
+    assert_eq!(client.metrics().calls_pending, 0);
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn parameters_that_are_no_list_and_no_object_are_refused_before_anything_leaves(
     let unwritable = std::collections::HashMap::from([(vec![1], 2)]);
     assert!(matches!(client.start_call("m", unwritable), Err(Error::Json(_))));
     client.send("marker").unwrap();
-    assert_eq!((heard(&peer, 1), client.stats().calls_pending), (vec!["marker".to_owned()], 0));
+    assert_eq!((heard(&peer, 1), client.metrics().calls_pending), (vec!["marker".to_owned()], 0));
 }
 
 // ---- which reply is whose ----
@@ -179,7 +179,7 @@ fn callers_on_many_threads_get_each_their_own() {
             let results: Vec<_> = callers.into_iter().map(|caller| caller.join().unwrap().unwrap()).collect();
             assert_eq!(results, (0..count).map(|n| [n]).collect::<Vec<_>>());
         });
-        assert_eq!(client.stats().calls_pending, 0);
+        assert_eq!(client.metrics().calls_pending, 0);
     }
 }
 
@@ -206,7 +206,7 @@ fn a_reply_that_comes_after_the_limit_is_unmatched() {
     assert!(matches!(impatient.call::<Value>("m", ()), Err(Error::Timeout { sent: true, .. })));
     answer(&peer, &request(&peer));
     assert_eq!(unmatched(&inbox), (Id::from(1), r#"{"id":1,"jsonrpc":"2.0","result":null}"#.to_owned()));
-    assert_eq!(client.stats().call_rtt, None);
+    assert_eq!(client.latency().calls, None);
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn a_reply_with_an_id_nobody_used_is_unmatched() {
     peer.send_text(r#"{"jsonrpc":"2.0","id":99999,"result":1}"#);
     peer.send_text(r#"{"jsonrpc":"2.0","id":"x","error":{"code":1,"message":"m"}}"#);
     assert_eq!([unmatched(&inbox).0, unmatched(&inbox).0], [Id::from(99999), Id::from("x")]);
-    assert_eq!(client.stats().call_rtt, None);
+    assert_eq!(client.latency().calls, None);
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn a_call_that_is_not_answered_ends_at_the_limit_of_the_config() {
     }
     assert!(began.elapsed() >= ms(100), "{:?}", began.elapsed());
     request(&peer);
-    assert_eq!((client.stats().calls_pending, client.state(), inbox.len()), (0, State::Live, 0));
+    assert_eq!((client.metrics().calls_pending, client.state(), inbox.len()), (0, State::Live, 0));
 }
 
 #[test]
@@ -378,7 +378,7 @@ fn ten_calls_at_once_that_are_not_answered_all_end_and_leave_nothing() {
         let error = call.receiver().recv_timeout(WAIT).unwrap().unwrap_err();
         assert!(matches!(error, Error::Timeout { sent: true, .. }), "{error:?}");
     }
-    assert_eq!(client.stats().calls_pending, 0);
+    assert_eq!(client.metrics().calls_pending, 0);
     (0..10).for_each(|_| answer(&peer, &request(&peer)));
     assert_eq!([(); 10].map(|()| unmatched(&inbox).0), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10].map(Id::from));
 }
@@ -389,7 +389,7 @@ fn there_is_a_most_of_calls_that_wait() {
     let calls = [(); 2].map(|()| client.start_call("m", ()).unwrap());
     assert!(matches!(client.start_call("m", ()), Err(Error::TooManyCalls { pending: 2 })));
     assert!(matches!(client.call_batch([("m", ())]), Err(Error::TooManyCalls { pending: 2 })));
-    assert_eq!(client.stats().calls_pending, 2);
+    assert_eq!(client.metrics().calls_pending, 2);
     let [first, _] = [(); 2].map(|()| request(&peer));
     answer(&peer, &first);
     calls.into_iter().next().unwrap().wait().unwrap();
@@ -401,7 +401,7 @@ fn there_is_a_most_of_calls_that_wait() {
 fn a_batch_that_is_one_call_too_many_leaves_nothing_behind() {
     let (_server, peer, client, _inbox) = session_with(Script::new().ignore(), |config| json_rpc(config).calls_max(2));
     assert!(matches!(client.call_batch([("a", ()), ("b", ()), ("c", ())]), Err(Error::TooManyCalls { .. })));
-    assert_eq!(client.stats().calls_pending, 0);
+    assert_eq!(client.metrics().calls_pending, 0);
     client.send("marker").unwrap();
     assert_eq!(heard(&peer, 1), ["marker"]);
 }
@@ -435,7 +435,7 @@ fn a_lost_call_is_not_sent_again_and_its_reply_on_the_next_wire_is_unmatched() {
     let second = server.accept(WAIT).unwrap();
     answer(&second, &request);
     assert_eq!(unmatched(&inbox).0, Id::from(1));
-    assert_eq!((second.captured().len(), client.stats().calls_pending), (0, 0));
+    assert_eq!((second.captured().len(), client.metrics().calls_pending), (0, 0));
 }
 
 #[test]
@@ -465,7 +465,7 @@ fn a_call_for_which_the_socket_has_no_room_is_not_begun() {
     let (_peer, client, _inbox) = join(&server, json_rpc(config(&server)).unsent_max(0));
     assert_eq!(client.send_binary(&vec![7; STUFFING]).unwrap(), Sent::Buffered);
     assert!(matches!(client.start_call("m", ()), Err(Error::Full { .. })));
-    assert_eq!(client.stats().calls_pending, 0);
+    assert_eq!(client.metrics().calls_pending, 0);
 }
 
 #[test]
@@ -505,12 +505,12 @@ fn a_call_that_waits_on_its_thread_for_the_rate_limit_gives_up_with_the_wire() {
         let client = client.clone();
         move || client.call::<Value>("second", ())
     });
-    until(|| client.stats().calls_pending == 2);
+    until(|| client.metrics().calls_pending == 2);
     server.pause().unwrap();
     peer.reset();
     let outcome = quickly(|| waiting.join().unwrap());
     assert!(matches!(outcome, Err(Error::NotConnected)), "{outcome:?}");
-    assert_eq!(client.stats().calls_pending, 0);
+    assert_eq!(client.metrics().calls_pending, 0);
 }
 
 #[test]
@@ -519,7 +519,7 @@ fn a_call_that_must_wait_longer_than_its_limit_is_refused_at_once() {
     let (_server, _peer, client, _inbox) = session_with(Script::new().ignore(), set);
     let _first = client.start_call("first", ()).unwrap();
     assert!(matches!(quickly(|| client.call::<Value>("second", ())), Err(Error::Throttled { .. })));
-    assert_eq!(client.stats().calls_pending, 1);
+    assert_eq!(client.metrics().calls_pending, 1);
 }
 
 #[test]
@@ -697,7 +697,7 @@ fn between_wires_a_call_is_refused_as_not_connected_and_after_the_end_as_closed(
     for outcome in outcomes() {
         assert!(matches!(outcome, Err(Error::Closed)), "{outcome:?}");
     }
-    assert_eq!((server.captured().len(), client.stats().calls_pending), (0, 0));
+    assert_eq!((server.captured().len(), client.metrics().calls_pending), (0, 0));
 }
 
 // ---- calls under way ----
@@ -707,9 +707,9 @@ fn a_call_under_way_can_be_looked_at() {
     let (_server, peer, client, _inbox) = by_hand();
     let call = client.start_call("m", [1]).unwrap();
     assert!(call.try_get().is_none());
-    assert_eq!((call.id(), client.stats().calls_pending), (&Id::from(1), 1));
+    assert_eq!((call.id(), client.metrics().calls_pending), (&Id::from(1), 1));
     answer(&peer, &request(&peer));
-    until(|| client.stats().calls_pending == 0);
+    until(|| client.metrics().calls_pending == 0);
     let reply = call.receiver().recv_timeout(WAIT).unwrap().unwrap();
     assert_eq!(reply.result::<[u8; 1]>().unwrap(), [1]);
     assert!(call.try_get().is_none(), "given once");
@@ -747,7 +747,7 @@ fn calls_can_be_selected_on_together_with_an_inbox() {
 fn dropping_a_call_takes_it_back() {
     let (_server, peer, client, inbox) = by_hand();
     drop(client.start_call("m", ()).unwrap());
-    assert_eq!(client.stats().calls_pending, 0);
+    assert_eq!(client.metrics().calls_pending, 0);
     answer(&peer, &request(&peer));
     assert_eq!(unmatched(&inbox).0, Id::from(1));
 }
@@ -820,7 +820,7 @@ fn waiting_in_a_handler_for_a_call_without_reply_is_refused() {
     peer.send_text("now");
     assert!(outcomes.recv_timeout(WAIT).unwrap().unwrap_err().may_have_been_sent());
     request(&peer);
-    assert_eq!(client.stats().calls_pending, 0, "it was given up");
+    assert_eq!(client.metrics().calls_pending, 0, "it was given up");
 }
 
 #[test]
@@ -855,7 +855,7 @@ fn the_thread_that_turns_a_driver_starts_calls_and_does_not_wait_for_them() {
     assert!(matches!(client.call::<Value>("m", [1]), Err(Error::OnReactor)));
     let call = client.start_call("m", [2]).unwrap();
     assert!(call.wait_timeout(NEVER).unwrap_err().may_have_been_sent(), "it does not wait here");
-    turn_until(&mut driver, || client.stats().calls_pending == 0);
+    turn_until(&mut driver, || client.metrics().calls_pending == 0);
     assert_eq!(call.wait().unwrap().result::<[u8; 1]>().unwrap(), [2]);
     assert_eq!(server.captured().len(), 1);
 }

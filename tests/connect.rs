@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use zen_websocket::testkit::{ClientMessage, Frame, Matcher, MockServer, Script};
-use zen_websocket::{Client, Config, Error, Generation, Phase, Reactor, Refusal, State, Stats, connect, open};
+use zen_websocket::{Client, Config, Error, Generation, Phase, Reactor, Refusal, State, connect, open};
 
 use self::common::*;
 
@@ -514,10 +514,9 @@ fn open_returns_at_once_and_the_state_is_visible_while_the_dial_hangs() {
     let server = serve(Script::new().mute());
     let (client, inbox) = quickly(|| open(config(&server).connect_timeout(NEVER)).unwrap());
     assert!(server.wait_accepted(1, WAIT));
-    assert_eq!(
-        (client.state(), client.generation(), client.stats()),
-        (State::Connecting, Generation::default(), Stats::default())
-    );
+    let metrics = client.metrics();
+    assert_eq!((metrics.state, metrics.generation, metrics.uptime), (State::Connecting, Generation::default(), None));
+    assert_eq!((metrics.messages_in, metrics.bytes_out, metrics.inbox_depth, metrics.redials), (0, 0, Some(1), 0));
     assert!(matches!(client.send("early"), Err(Error::NotConnected)));
     let waited = client.wait(State::Open, ms(20)).unwrap_err();
     assert!(matches!(waited, Error::Timeout { after, .. } if after == ms(20)), "{waited:?}");

@@ -75,7 +75,7 @@ fn a_call_that_is_refused_is_as_if_it_had_not_been_made() {
     let error = client.call::<Value>("public/ticker", ()).unwrap_err();
     assert!(matches!(error, Error::Throttled { .. }) && !error.may_have_been_sent(), "{error:?}");
     settle(&peer);
-    assert_eq!((texts(&peer).len(), client.stats().calls_pending), (1, 0));
+    assert_eq!((texts(&peer).len(), client.metrics().calls_pending), (1, 0));
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn a_queued_call_is_answered() {
     let calls = ["a", "b", "c"].map(|method| client.start_call(method, ()).unwrap());
     let results = calls.map(|call| call.wait().unwrap().result::<String>().unwrap());
     assert_eq!(results, ["a", "b", "c"]);
-    assert!(began.elapsed() >= 2 * SPAN && client.stats().call_rtt.unwrap() >= 2 * SPAN, "{:?}", client.stats());
+    assert!(began.elapsed() >= 2 * SPAN && client.latency().calls.unwrap().last >= 2 * SPAN, "{:?}", client.latency());
 }
 
 #[test]
@@ -371,7 +371,7 @@ fn a_ping_that_the_limit_holds_back_is_not_held_against_the_peer() {
     });
     client.send("1").unwrap();
     pause(&inbox, ms(500));
-    assert_eq!((client.stats().pings_missed, client.generation().number()), (0, 1));
+    assert_eq!((client.heartbeat().misses, client.generation().number()), (0, 1));
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn a_blocked_inbox_loses_nothing_and_keeps_the_order() {
         assert!(inbox.len() <= 10, "{}", inbox.len());
     }
     settle(&peer);
-    assert_eq!((client.stats().messages, client.stats().dropped), (5000, 0));
+    assert_eq!((client.metrics().messages_in, client.metrics().dropped), (5000, 0));
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_peer_is_not_taken_for_silent_while_the_inbox_is_full() {
     for number in 0..100 {
         assert_eq!(text(&inbox), number.to_string());
     }
-    assert_eq!((client.generation().number(), client.stats().pings_missed), (1, 0));
+    assert_eq!((client.generation().number(), client.heartbeat().misses), (1, 0));
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn a_gap_says_exactly_how_much_was_dropped_and_where() {
     peer.send_text("after the gap");
     assert_eq!(text(&inbox), "after the gap");
     settle(&peer);
-    assert_eq!((client.stats().messages, client.stats().dropped), (101, 90));
+    assert_eq!((client.metrics().messages_in, client.metrics().dropped), (101, 90));
 }
 
 #[test]
@@ -133,8 +133,8 @@ fn gaps_and_messages_add_up_whatever_the_pace() {
             other => panic!("{other:?}"),
         }
     }
-    let stats = client.stats();
-    assert_eq!((expected, stats.messages, stats.dropped), (20_000, 20_000, dropped));
+    let metrics = client.metrics();
+    assert_eq!((expected, metrics.messages_in, metrics.dropped), (20_000, 20_000, dropped));
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn a_dropped_inbox_discards_and_counts() {
     drop(inbox);
     send_numbers(&peer, 0..1000);
     settle(&peer);
-    assert_eq!((client.stats().messages, client.stats().discarded, client.stats().dropped), (1000, 1000, 0));
+    assert_eq!((client.metrics().messages_in, client.metrics().discarded, client.metrics().dropped), (1000, 1000, 0));
     client.send("still open").unwrap();
     peer.expect("still open", WAIT).unwrap();
     client.close().unwrap();
@@ -184,9 +184,9 @@ fn a_blocked_inbox_that_is_dropped_lets_the_rest_through() {
     until(|| inbox.len() >= 10);
     drop(inbox);
     settle(&peer);
-    let stats = client.stats();
-    assert_eq!((stats.messages, stats.dropped), (1000, 0));
-    assert!(stats.discarded >= 990 && stats.discarded <= 1000, "{}", stats.discarded);
+    let metrics = client.metrics();
+    assert_eq!((metrics.messages_in, metrics.dropped), (1000, 0));
+    assert!(metrics.discarded >= 990 && metrics.discarded <= 1000, "{}", metrics.discarded);
 }
 
 // ---- shared ----
@@ -245,7 +245,7 @@ fn each_connection_keeps_its_own_policy_in_a_shared_inbox() {
         }
     }
     assert_eq!((kept, lost, whole), (10, 90, 100));
-    assert_eq!((block.stats().dropped, drop.stats().dropped), (0, 90));
+    assert_eq!((block.metrics().dropped, drop.metrics().dropped), (0, 90));
 }
 
 #[test]

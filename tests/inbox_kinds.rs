@@ -42,7 +42,7 @@ fn state_changes_stand_among_the_messages_of_a_batch() {
     drain(&batches);
     let unmatched = r#"{"jsonrpc":"2.0","id":9,"result":1}"#;
     peer.send_raw([frame("before"), frame(unmatched), frame("after")].concat());
-    turn_until(&mut driver, || client.stats().messages == 3);
+    turn_until(&mut driver, || client.metrics().messages_in == 3);
     let lines: Vec<_> = drain(&batches);
     assert_eq!((lines.len(), lines[0].as_str(), lines[2].as_str()), (3, "text before", "text after"));
     assert!(lines[1].starts_with("Unmatched"), "{lines:?}");
@@ -95,7 +95,7 @@ fn a_flood_comes_in_batches_of_bounded_size() {
         count += 1;
     }
     assert!(count < 2000, "{count}");
-    assert_eq!(client.stats().messages, 2000);
+    assert_eq!(client.metrics().messages_in, 2000);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn a_blocked_batch_inbox_loses_nothing_and_keeps_the_order() {
         }
     }
     settle(&peer);
-    assert_eq!((client.stats().messages, client.stats().dropped, batches.is_empty()), (5000, 0, true));
+    assert_eq!((client.metrics().messages_in, client.metrics().dropped, batches.is_empty()), (5000, 0, true));
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_full_batch_inbox_says_what_it_dropped_where_it_is_missing() {
     }
     let numbers = (0..10).map(|number| format!("text {number}"));
     assert_eq!(lines, numbers.chain(["gap of 90", "text after the gap"].map(str::to_owned)).collect::<Vec<_>>());
-    assert_eq!((client.stats().messages, client.stats().dropped), (101, 90));
+    assert_eq!((client.metrics().messages_in, client.metrics().dropped), (101, 90));
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn a_dropped_batch_inbox_discards_and_counts() {
     drop(batches);
     send_numbers(&peer, 0..1000);
     settle(&peer);
-    assert_eq!((client.stats().messages, client.stats().discarded, client.stats().dropped), (1001, 1000, 0));
+    assert_eq!((client.metrics().messages_in, client.metrics().discarded, client.metrics().dropped), (1001, 1000, 0));
     client.close().unwrap();
 }
 
@@ -197,9 +197,9 @@ fn a_blocked_batch_inbox_that_is_dropped_lets_the_rest_through() {
     until(|| batches.len() >= 10);
     drop(batches);
     settle(&peer);
-    let stats = client.stats();
-    assert_eq!((stats.messages, stats.dropped), (1000, 0));
-    assert!(stats.discarded >= 980 && stats.discarded <= 1000, "{}", stats.discarded);
+    let metrics = client.metrics();
+    assert_eq!((metrics.messages_in, metrics.dropped), (1000, 0));
+    assert!(metrics.discarded >= 980 && metrics.discarded <= 1000, "{}", metrics.discarded);
 }
 
 #[test]
@@ -218,9 +218,9 @@ fn a_flood_into_a_batch_inbox_allocates_nothing() {
     let burst = frame(&"x".repeat(100)).repeat(BURST);
     let mut flood = |bursts: u64| {
         for _ in 0..bursts {
-            let end = client.stats().messages + BURST as u64;
+            let end = client.metrics().messages_in + BURST as u64;
             peer.send_raw(burst.clone());
-            while client.stats().messages < end {
+            while client.metrics().messages_in < end {
                 driver.turn(WAIT).unwrap();
             }
             while let Some(batch) = batches.try_recv() {
@@ -267,18 +267,18 @@ fn an_idle_connection_into_any_inbox_is_small() {
 fn a_newer_message_takes_the_place_of_an_older_one_with_its_key() {
     let (mut driver, latest, client, peer, _server) = conflated(100, |config| config);
     peer.send_raw(frames(["a 1", "b 1", "a 2", "c 1", "b 2", "a 3"]));
-    turn_until(&mut driver, || client.stats().messages == 6);
+    turn_until(&mut driver, || client.metrics().messages_in == 6);
     assert_eq!((latest.len(), latest.conflated()), (3, 3));
     assert_eq!(taken(&latest), ["text a 3", "text b 2", "text c 1"]);
     peer.send_raw(frames(["b 3", "a 4"]));
-    turn_until(&mut driver, || client.stats().messages == 8);
+    turn_until(&mut driver, || client.metrics().messages_in == 8);
     assert_eq!((taken(&latest), latest.conflated()), (vec!["text b 3".to_owned(), "text a 4".to_owned()], 3));
     peer.send_raw(frames(["a 5", "b 4", "c 2"]));
-    turn_until(&mut driver, || client.stats().messages == 11);
+    turn_until(&mut driver, || client.metrics().messages_in == 11);
     assert_eq!(line(&latest.try_recv().unwrap().event), "text a 5");
     // The others have moved up.
     peer.send_raw(frames(["c 3", "a 6", "b 5", "a 7"]));
-    turn_until(&mut driver, || client.stats().messages == 15);
+    turn_until(&mut driver, || client.metrics().messages_in == 15);
     assert_eq!(taken(&latest), ["text b 5", "text c 3", "text a 7"]);
 }
 
@@ -286,10 +286,10 @@ fn a_newer_message_takes_the_place_of_an_older_one_with_its_key() {
 fn a_message_is_taken_with_its_own_time() {
     let (mut driver, latest, client, peer, _server) = conflated(100, |config| config);
     peer.send_text("a 1");
-    turn_until(&mut driver, || client.stats().messages == 1);
+    turn_until(&mut driver, || client.metrics().messages_in == 1);
     let between = Instant::now();
     peer.send_text("a 2");
-    turn_until(&mut driver, || client.stats().messages == 2);
+    turn_until(&mut driver, || client.metrics().messages_in == 2);
     assert!(latest.try_recv().unwrap().at > between);
 }
 
@@ -297,7 +297,7 @@ fn a_message_is_taken_with_its_own_time() {
 fn messages_without_a_key_are_all_kept_in_their_places() {
     let (mut driver, latest, client, peer, _server) = conflated(100, |config| config);
     peer.send_raw(frames(["- 1", "a 1", "- 1", "a 2", "- 1"]));
-    turn_until(&mut driver, || client.stats().messages == 5);
+    turn_until(&mut driver, || client.metrics().messages_in == 5);
     assert_eq!(taken(&latest), ["text - 1", "text a 2", "text - 1", "text - 1"]);
 }
 
@@ -305,7 +305,7 @@ fn messages_without_a_key_are_all_kept_in_their_places() {
 fn no_message_passes_a_state_change() {
     let (mut driver, latest, client, peer, _server) = conflated(100, |config| config.dialect(JsonRpc::default()));
     peer.send_raw(frames(["a 1", "a 2", r#"{"jsonrpc":"2.0","id":9,"result":1}"#, "a 3", "a 4"]));
-    turn_until(&mut driver, || client.stats().messages == 5);
+    turn_until(&mut driver, || client.metrics().messages_in == 5);
     let lines = taken(&latest);
     assert_eq!((lines.len(), lines[0].as_str(), lines[2].as_str()), (3, "text a 2", "text a 4"));
     assert!(lines[1].starts_with("Unmatched"), "{lines:?}");
@@ -315,11 +315,11 @@ fn no_message_passes_a_state_change() {
 fn no_message_moves_to_another_wire() {
     let (mut driver, latest, client, peer, server) = conflated(100, |config| config.base_delay(ms(1)).max_backoff(ms(1)));
     peer.send_raw(frames(["a 1", "a 2"]));
-    turn_until(&mut driver, || client.stats().messages == 2);
+    turn_until(&mut driver, || client.metrics().messages_in == 2);
     peer.close(1001, "");
     turn_until(&mut driver, || client.generation().number() == 2 && client.state().is_open());
     server.accept(WAIT).unwrap().send_raw(frames(["a 3", "a 4"]));
-    turn_until(&mut driver, || client.stats().messages == 4);
+    turn_until(&mut driver, || client.metrics().messages_in == 4);
     let received: Vec<_> = std::iter::from_fn(|| latest.try_recv()).collect();
     let lines: Vec<_> = received.iter().map(|received| (received.generation.number(), line(&received.event))).collect();
     assert!(lines[1].1.starts_with("lost"), "{lines:?}");
@@ -342,7 +342,7 @@ fn connections_do_not_replace_the_messages_of_one_another() {
     taken(&latest);
     for (client, peer) in &clients {
         peer.send_raw(frames(["a 1", "a 2"]));
-        turn_until(&mut driver, || client.stats().messages == 2);
+        turn_until(&mut driver, || client.metrics().messages_in == 2);
     }
     let connections: Vec<_> = std::iter::from_fn(|| latest.try_recv()).map(|received| received.connection).collect();
     assert_eq!(connections, clients.map(|(client, _)| client.id()));
@@ -353,9 +353,9 @@ fn what_takes_anothers_place_takes_no_room() {
     for overflow in [Overflow::Block, Overflow::DropNewest, Overflow::Disconnect] {
         let (mut driver, latest, client, peer, _server) = conflated(5, |config| config.overflow(overflow));
         peer.send_raw(frames((0..1000).map(|number| format!("{} {number}", ["a", "b", "c"][number % 3]))));
-        turn_until(&mut driver, || client.stats().messages == 1000);
+        turn_until(&mut driver, || client.metrics().messages_in == 1000);
         assert_eq!(taken(&latest), ["text a 999", "text b 997", "text c 998"]);
-        assert_eq!((latest.conflated(), client.stats().dropped, client.state().is_open()), (997, 0, true));
+        assert_eq!((latest.conflated(), client.metrics().dropped, client.state().is_open()), (997, 0, true));
     }
 }
 
@@ -367,7 +367,7 @@ fn a_blocked_conflating_inbox_keeps_every_key() {
         assert!(latest.len() <= 5, "{}", latest.len());
         assert_eq!(line(&latest.recv_timeout(WAIT).unwrap().event), format!("text {number} x"));
     }
-    assert_eq!((client.stats().dropped, latest.conflated()), (0, 0));
+    assert_eq!((client.metrics().dropped, latest.conflated()), (0, 0));
 }
 
 #[test]
@@ -382,7 +382,7 @@ fn a_full_conflating_inbox_drops_or_disconnects_as_the_connection_says() {
     }
     let numbers = (0..5).map(|number| format!("text {number} x"));
     assert_eq!(lines, numbers.chain(["gap of 15", "text 0 y"].map(str::to_owned)).collect::<Vec<_>>());
-    assert_eq!(client.stats().dropped, 15);
+    assert_eq!(client.metrics().dropped, 15);
 
     let (_server, peer, _client, latest) = conflating(5, |config| config.overflow(Overflow::Disconnect));
     peer.send_raw(frames((0..20).map(|number| format!("{number} x"))));
@@ -411,7 +411,7 @@ fn a_slow_consumer_gets_the_newest_of_every_key_in_the_end() {
     }
     let _peer = sender.join().unwrap();
     assert_eq!(count + latest.conflated(), MESSAGES);
-    assert_eq!((client.stats().messages, client.stats().dropped), (MESSAGES, 0));
+    assert_eq!((client.metrics().messages_in, client.metrics().dropped), (MESSAGES, 0));
 }
 
 #[test]
@@ -464,7 +464,7 @@ fn a_dropped_conflating_inbox_discards_and_counts() {
     drop(latest);
     peer.send_raw(frames((0..100).map(|number| format!("{number} x"))));
     settle(&peer);
-    assert_eq!((client.stats().messages, client.stats().discarded, client.state().is_open()), (100, 100, true));
+    assert_eq!((client.metrics().messages_in, client.metrics().discarded, client.state().is_open()), (100, 100, true));
 }
 
 // ---- who takes ----
@@ -476,7 +476,7 @@ fn workers_share_the_batches_and_each_sees_them_in_order() {
         batch.iter().filter_map(|event| if let EventRef::Text(text) = event { text.parse().ok() } else { None }).collect()
     });
     send_numbers(&peer, 0..3000);
-    let shares = collect(workers, || client.stats().messages == 3000 && batches.is_empty(), &client);
+    let shares = collect(workers, || client.metrics().messages_in == 3000 && batches.is_empty(), &client);
     assert!(shares.iter().all(|share| share.is_sorted()));
     assert_eq!(shares.concat().into_iter().collect::<HashSet<u64>>().len(), 3000);
 }
@@ -489,7 +489,7 @@ fn workers_share_a_conflating_inbox() {
         _ => Vec::new(),
     });
     peer.send_raw(frames((0..3000).map(|number| format!("{number} x"))));
-    let shares = collect(workers, || client.stats().messages == 3000 && latest.is_empty(), &client);
+    let shares = collect(workers, || client.metrics().messages_in == 3000 && latest.is_empty(), &client);
     assert!(shares.iter().all(|share| share.is_sorted()));
     assert_eq!(shares.concat().into_iter().collect::<HashSet<u64>>().len(), 3000);
 }
@@ -653,7 +653,7 @@ where
     for burst in 0..BURSTS {
         until(|| is_empty(&inbox) && is_asleep());
         client.send("a burst, please").unwrap();
-        let messages = || client.stats().messages as usize;
+        let messages = || client.metrics().messages_in as usize;
         while messages() < (burst + 1) * BURST {
             let before = messages();
             driver.turn(WAIT).unwrap();
@@ -775,7 +775,7 @@ where
 fn collect(given: mpsc::Receiver<(usize, Vec<u64>)>, is_done: impl Fn() -> bool, client: &Client) -> Vec<Vec<u64>> {
     let mut shares = vec![Vec::new(); 3];
     until(is_done);
-    while shares.iter().map(Vec::len).sum::<usize>() < client.stats().messages as usize {
+    while shares.iter().map(Vec::len).sum::<usize>() < client.metrics().messages_in as usize {
         let (worker, numbers) = given.recv_timeout(WAIT).unwrap();
         shares[worker].extend(numbers);
     }

@@ -466,7 +466,7 @@ struct Stage {
     refused: [bool; 2],
     given_up: [bool; 2],
     /// The calls that the reactor has taken and has still to settle.
-    expired: Vec<Call<usize>>,
+    expired: Vec<(Id, Call<usize>)>,
     lost: Vec<Call<usize>>,
     looked: [Generation; 2],
     /// The actions the reactor has taken, its dial, and the end it has still to tell the session.
@@ -733,7 +733,7 @@ impl Stage {
             Reply => self.reply(),
             Expire => self.expired.extend(self.session.take_expired(now())),
             Expired => {
-                for call in std::mem::take(&mut self.expired) {
+                for (_, call) in std::mem::take(&mut self.expired) {
                     self.ended(call.waiter, Ending::Expired);
                     self.take_back(call.waiter);
                 }
@@ -945,7 +945,7 @@ impl Stage {
                 self.ended(number, Ending::Replied);
             }
             // It has waited for too long.
-            None => assert!(self.calls[number].end.is_some() || self.expired.iter().any(|call| call.waiter == number)),
+            None => assert!(self.calls[number].end.is_some() || self.expired.iter().any(|(_, call)| call.waiter == number)),
         }
     }
 

@@ -175,7 +175,7 @@ fn answers_to_a_login_are_never_shown_repeated_ones_included() {
     accept_login(&peer, &auth);
     peer.send_text("marker");
     assert_eq!(lines(&inbox, 3), ["dialing 1", "open", "text marker"]);
-    assert_eq!(client.stats().call_rtt, None);
+    assert_eq!(client.latency().calls, None);
 }
 
 #[test]
@@ -446,7 +446,7 @@ fn a_client_that_holds_until_live_sends_nothing_before_its_channels_are_confirme
     let restore = request(&second);
     assert!(matches!(client.send("early"), Err(Error::NotConnected)));
     assert!(matches!(client.call::<()>("early", ()), Err(Error::NotConnected)));
-    assert_eq!((client.state(), client.stats().calls_pending), (State::Open, 0));
+    assert_eq!((client.state(), client.metrics().calls_pending), (State::Open, 0));
     confirm(&second, &restore);
     assert_eq!(next_line(&inbox), "Live");
     client.send("order").unwrap();
@@ -515,8 +515,8 @@ fn the_ping_of_a_dialect_leaves_in_place_of_ping_frames_and_its_pong_is_not_show
     assert!(pings.iter().all(|ping| ping.starts_with("ping ")), "{pings:?}");
     pings.dedup();
     assert_eq!(pings.len(), 5);
-    until(|| client.stats().rtt.is_some());
-    assert_eq!((client.stats().pings_missed, client.generation().number(), inbox.len()), (0, 1, 0));
+    until(|| client.heartbeat().rtt.is_some());
+    assert_eq!((client.heartbeat().misses, client.generation().number(), inbox.len()), (0, 1, 0));
 }
 
 #[test]
@@ -533,7 +533,7 @@ fn a_pong_of_the_venue_proves_more_than_its_data_where_that_is_asked_for() {
         }
     };
     assert!(matches!(cause, Error::Silent { .. }), "{cause:?}");
-    assert_eq!(client.stats().pings_missed, 1);
+    assert_eq!(client.heartbeat().misses, 1);
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn a_frozen_peer_is_noticed_within_interval_and_patience() {
         other => panic!("{other:?}"),
     }
     assert!(frozen.elapsed() >= ms(100), "{:?}", frozen.elapsed());
-    assert_eq!(client.stats().pings_missed, 1);
+    assert_eq!(client.heartbeat().misses, 1);
     until_open(&inbox);
     client.send("to the next wire").unwrap();
     assert_eq!(text(&inbox), "to the next wire");
@@ -107,10 +107,10 @@ fn a_frozen_peer_is_noticed_within_interval_and_patience() {
 fn a_late_pong_is_a_pong() {
     let (_server, _peer, client, inbox) =
         session_with(Script::new().delay_pongs(ms(150)), |config| config.heartbeat_interval(ms(50)).patience(QUICK).strict(true));
-    until(|| client.stats().rtt.is_some());
-    let stats = client.stats();
-    assert!(stats.rtt.unwrap() >= ms(145), "{:?}", stats.rtt);
-    assert_eq!((stats.pings_missed, inbox.len(), client.state()), (0, 0, State::Live));
+    until(|| client.heartbeat().rtt.is_some());
+    let heartbeat = client.heartbeat();
+    assert!(heartbeat.rtt.unwrap() >= ms(145), "{:?}", heartbeat.rtt);
+    assert_eq!((heartbeat.misses, inbox.len(), client.state()), (0, 0, State::Live));
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn data_excuses_a_missing_pong() {
     until(|| {
         client.send("busy").unwrap();
         assert_eq!(text(&inbox), "busy");
-        client.stats().pings_missed >= 3
+        client.heartbeat().misses >= 3
     });
     assert_eq!((client.state(), client.generation().number()), (State::Live, 1));
 }

@@ -105,8 +105,8 @@ fn messages_are_counted() {
     text(&inbox);
     peer.ping("");
     expect_pong(&peer);
-    let stats = client.stats();
-    assert_eq!((stats.messages, stats.bytes, stats.dropped, stats.discarded), (3, 6 + 204 + 8 + 2, 0, 0));
+    let metrics = client.metrics();
+    assert_eq!((metrics.messages_in, metrics.bytes_in, metrics.dropped, metrics.discarded), (3, 6 + 204 + 8 + 2, 0, 0));
 }
 
 // ---- fragments ----
@@ -183,17 +183,17 @@ fn a_pong_nobody_asked_for_is_ignored() {
     }
     client.send("still here").unwrap();
     assert_eq!(text(&inbox), "still here");
-    assert_eq!(client.stats().rtt, None);
+    assert_eq!(client.heartbeat().rtt, None);
 }
 
 #[test]
 fn a_ping_of_the_caller_measures_the_round_trip() {
     let (_server, peer, client, inbox) = session(Script::new());
-    assert_eq!(client.stats().rtt, None);
+    assert_eq!(client.heartbeat().rtt, None);
     client.ping().unwrap();
     client.send("behind the pong").unwrap();
     text(&inbox);
-    let rtt = client.stats().rtt.unwrap();
+    let rtt = client.heartbeat().rtt.unwrap();
     assert!(!rtt.is_zero() && rtt < WAIT, "{rtt:?}");
     assert!(matches!(peer.captured()[0].message, ClientMessage::Ping(_)));
 }
@@ -366,7 +366,7 @@ fn a_handler_without_functions_discards_everything() {
     let peer = server.accept(WAIT).unwrap();
     peer.ping("seen");
     assert_eq!(expect_pong(&peer), b"seen");
-    assert_eq!((client.stats().messages, client.state()), (1, State::Live));
+    assert_eq!((client.metrics().messages_in, client.state()), (1, State::Live));
 }
 
 #[test]

@@ -159,7 +159,7 @@ fn heartbeats_are_kept_while_a_hot_feed_is_read() {
     client.send("begin").unwrap();
     let start = Instant::now();
     let mut ticks = 0;
-    while client.stats().rtt.is_none() || ticks == 0 {
+    while client.heartbeat().rtt.is_none() || ticks == 0 {
         assert!(start.elapsed() < WAIT, "no pong after {ticks} ticks");
         driver.turn_with(Duration::ZERO, |_, event| ticks += u32::from(matches!(event, EventRef::Text(_)))).unwrap();
     }
@@ -250,10 +250,10 @@ fn the_kernel_says_when_it_received() {
         client.send("x").unwrap();
         let stamp = seeing.recv_timeout(WAIT).unwrap().expect("a stamp");
         assert!(stamp >= before && stamp <= std::time::SystemTime::now(), "{stamp:?}");
-        let latency = client.latencies().kernel.unwrap();
-        assert!(latency.count == number && latency.max < WAIT, "{latency:?}");
+        let latency = client.latency().kernel.unwrap();
+        assert!(latency.total.count == number && latency.total.max < WAIT, "{latency:?}");
     }
-    assert_eq!((client.latencies().encode, client.latencies().write), (None, None), "not asked for");
+    assert_eq!((client.latency().encode, client.latency().write), (None, None), "not asked for");
 }
 
 #[cfg(target_os = "linux")]
@@ -265,7 +265,7 @@ fn a_read_is_measured_once_however_long_its_consumer_takes() {
     until_open(&inbox);
     client.send("begin").unwrap();
     (0..10).for_each(|_| assert_eq!(next_line(&inbox), "text x"));
-    assert_eq!(client.latencies().kernel.unwrap().count, 1);
+    assert_eq!(client.latency().kernel.unwrap().total.count, 1);
 }
 
 /// There is no room for a second stamp where the first one is expected.
@@ -293,10 +293,10 @@ fn sends_are_measured_if_asked_for() {
     for _ in 0..3 {
         client.send("x").unwrap();
     }
-    let latencies = client.latencies();
+    let latencies = client.latency();
     for latency in [latencies.encode, latencies.write] {
         let latency = latency.unwrap();
-        assert!(latency.count == 3 && latency.max < WAIT, "{latency:?}");
+        assert!(latency.total.count == 3 && latency.total.max < WAIT, "{latency:?}");
     }
     assert_eq!(latencies.kernel, None);
 }

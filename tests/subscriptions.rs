@@ -554,7 +554,7 @@ fn a_full_inbox_of_a_channel_drops_with_a_gap_and_the_main_feed_goes_on() {
     assert_eq!(lines(&side, 3), [data("book.a", 1), data("book.a", 2), "gap of 3".to_owned()]);
     tick(&peer, "book.a", 7);
     assert_eq!(next_line(&side), data("book.a", 7));
-    assert_eq!(client.stats().dropped, 3);
+    assert_eq!(client.metrics().dropped, 3);
 }
 
 #[test]
@@ -652,7 +652,7 @@ fn a_subscription_goes_on_without_its_inbox() {
     tick(&peer, "book.b", 2);
     until_line(&inbox, &data("book.b", 2));
     assert!(book.is_confirmed());
-    assert_eq!(client.stats().discarded, 1);
+    assert_eq!(client.metrics().discarded, 1);
 }
 
 // ---- silence and sequence ----

@@ -808,7 +808,7 @@ impl World {
     fn handle_timeout(&mut self) {
         let now = self.now;
         self.session.handle_timeout(now);
-        for call in self.session.take_expired(now) {
+        for (_, call) in self.session.take_expired(now) {
             check!(self, self.calls[call.waiter].deadline <= now, "expired early: {:?}", self.calls[call.waiter]);
             self.expire(call);
         }

@@ -43,7 +43,7 @@
 //! - Clone one [`Config`](crate::Config) for thousands of connections ([`Config::url`](crate::Config::url)): they share its memory.
 //!
 //! To see where time goes in production, not in a benchmark: [`Config::kernel_stamps`](crate::Config::kernel_stamps) and
-//! [`Config::send_stamps`](crate::Config::send_stamps) fill the histograms of [`Client::latencies`](crate::Client::latencies).
+//! [`Config::send_stamps`](crate::Config::send_stamps) fill the histograms of [`Client::latency`](crate::Client::latency).
 //!
 //! # Beside others
 //!

@@ -5,12 +5,12 @@ use std::fmt;
 use std::iter::FusedIterator;
 use std::mem;
 use std::slice;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
 use crate::event::{ConnectionId, Event, EventRef, Generation};
 use crate::reactor::handler::Context;
-use crate::reactor::sink::{Feeders, Intake, Outcome};
+use crate::reactor::sink::{Depth, Feeders, Intake, Outcome};
 use crate::reactor::tray::{Queue, Tray};
 
 /// How many bytes of payload make a batch complete, whatever follows.
@@ -195,6 +195,11 @@ impl Intake for BatchFeed {
 
     fn feeders(&self) -> &Feeders {
         &self.tray.feeders
+    }
+
+    fn depth(&self) -> Weak<dyn Depth> {
+        let tray: Weak<Tray<_>> = Arc::downgrade(&self.tray);
+        tray
     }
 }
 
@@ -405,7 +410,7 @@ mod tests {
 
     fn fed() -> (BatchFeed, Arc<Shared>, Owner<Batches>) {
         let mailbox = Driver::new().unwrap().mailbox.clone();
-        let shared = Shared::new(ConnectionId::next(), Arc::new(Config::new("ws://peer")), None, mailbox);
+        let shared = Shared::new(ConnectionId::next(), Arc::new(Config::new("ws://peer")), None, mailbox, None);
         let owner = Owner::new(100);
         (BatchFeed::new(owner.tray().clone()), shared, owner)
     }

@@ -13,15 +13,21 @@ use crate::dialect::{Dialect, Id, Request, peek};
 use crate::error::{Error, Rejection, Result};
 use crate::event::{Generation, Sent};
 use crate::reactor::guard;
+use crate::reactor::instruments::Method;
 use crate::reactor::shared::{Manner, Shared, to_json};
 use crate::reply::Reply;
 use crate::session::calls::{Call, Registered};
 use crate::session::dialogue;
+use crate::telemetry::Signal;
 use crate::ticket::Ticket;
 use crate::wire::out::Outgoing;
 
 /// Whom to tell of the end of a call; told once.
-pub(crate) struct Waiter(Sender<Result<Reply>>);
+pub(crate) struct Waiter {
+    sender: Sender<Result<Reply>>,
+    /// What was called, if its replies are measured.
+    pub(crate) method: Option<Arc<Method>>,
+}
 
 /// A call under way. It ends exactly once: with its reply, at its deadline, or with its wire. Dropping it takes it back: if its message
 /// still waits for the rate limit, it does not leave, and a reply that comes all the same is
@@ -79,7 +85,10 @@ impl PendingCall {
             return ended;
         }
         match self.withdraw() {
-            Some(error) => Err(error),
+            Some(error) => {
+                self.shared.tell(&Signal::Timeout { id: &self.id });
+                Err(error)
+            }
             // Whoever has ended it is about to say how, or has told another receiver.
             None => {
                 let told = Error::Timeout { after: self.after, sent: self.ticket.may_arrive() };
@@ -138,7 +147,7 @@ impl Shared {
         let mut taken = None;
         loop {
             let Request { text, id } = self.config.settings.dialect.request(self.next_number(), method, params)?;
-            match self.start_request(manner, [id], &text) {
+            match self.start_request(manner, [(id, self.instruments.method(method))], &text) {
                 // A raw request has taken the number. A dialect that makes the same id of every number is told.
                 Err(Error::Duplicate(id)) if taken.as_ref() != Some(&id) => taken = Some(id),
                 started => return started.map(|mut started| started.remove(0)),
@@ -151,13 +160,13 @@ impl Shared {
         let dialect = &self.config.settings.dialect;
         let mut taken = None;
         loop {
-            let (mut ids, mut texts) = (Vec::new(), Vec::new());
+            let (mut requests, mut texts) = (Vec::new(), Vec::new());
             for (method, params) in calls {
                 let request = dialect.request(self.next_number(), method, params.as_deref())?;
-                ids.push(request.id);
+                requests.push((request.id, self.instruments.method(method)));
                 texts.push(request.text);
             }
-            match self.start_request(manner, ids, &dialect.batch(&texts)?) {
+            match self.start_request(manner, requests, &dialect.batch(&texts)?) {
                 Err(Error::Duplicate(id)) if taken.as_ref() != Some(&id) => taken = Some(id),
                 started => return started,
             }
@@ -170,7 +179,7 @@ impl Shared {
         if matches!(id, Id::Number(number) if number >= dialogue::NUMBER_FIRST as i64) {
             return Err(Error::config("text", "has an \"id\" of 2^52 or more, which the connection keeps for itself"));
         }
-        self.start_request(manner, [id], text).map(|mut started| started.remove(0))
+        self.start_request(manner, [(id, None)], text).map(|mut started| started.remove(0))
     }
 
     pub(crate) fn notify(&self, manner: Manner, method: &str, params: Option<&str>) -> Result<Sent> {
@@ -194,7 +203,7 @@ impl Shared {
     fn start_request(
         self: &Arc<Self>,
         manner: Manner,
-        ids: impl IntoIterator<Item = Id>,
+        requests: impl IntoIterator<Item = (Id, Option<Arc<Method>>)>,
         text: &str,
     ) -> Result<Vec<PendingCall>> {
         let outgoing = Outgoing { lane: manner.lane, ..self.outgoing(Outgoing::TEXT, text.as_bytes()) };
@@ -203,7 +212,9 @@ impl Shared {
         let began = Instant::now();
         let deadline = began + after;
         let mut is_urgent = false;
-        let started = self.register(ids, began, deadline, after, &ticket, &mut is_urgent).and_then(|(started, generation)| {
+        let registered = self.register(requests, began, deadline, after, &ticket, &mut is_urgent);
+        let started = registered.and_then(|(started, generation)| {
+            started.iter().for_each(|call| self.tell(&Signal::Track { id: &call.id, timeout: after }));
             // Dropped without having been sent, they are taken back.
             self.send(Outgoing { expected: Some(generation), ticket: Some(&ticket), ..outgoing }, Some(deadline))?;
             Ok(started)
@@ -217,7 +228,7 @@ impl Shared {
 
     fn register(
         self: &Arc<Self>,
-        ids: impl IntoIterator<Item = Id>,
+        requests: impl IntoIterator<Item = (Id, Option<Arc<Method>>)>,
         began: Instant,
         deadline: Instant,
         after: Duration,
@@ -226,9 +237,10 @@ impl Shared {
     ) -> Result<(Vec<PendingCall>, Generation)> {
         let mut started = Vec::with_capacity(1);
         let mut generation = Generation::default();
-        for id in ids {
+        for (id, method) in requests {
             let (sender, receiver) = crossbeam_channel::bounded(1);
-            let registered = self.session.lock().register(began, id.clone(), deadline, Waiter(sender), ticket.clone());
+            let waiter = Waiter { sender, method };
+            let registered = self.session.lock().register(began, id.clone(), deadline, waiter, ticket.clone());
             let (current, Registered { token, is_urgent: earlier }) = registered?;
             *is_urgent |= earlier;
             let (shared, ticket) = (self.clone(), ticket.clone());
@@ -257,7 +269,7 @@ impl Waiter {
     /// Settles the call.
     pub(crate) fn settle(self, outcome: Result<Reply>) {
         // Nobody listens any more if the caller has given up this very moment.
-        let _ = self.0.send(outcome);
+        let _ = self.sender.send(outcome);
     }
 }
 

@@ -4,11 +4,11 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::event::{ConnectionId, EventRef, Generation, Received};
 use crate::reactor::handler::Context;
-use crate::reactor::sink::{self, Feeders, Intake, Outcome};
+use crate::reactor::sink::{self, Depth, Feeders, Intake, Outcome};
 use crate::reactor::tray::{Queue, Tray};
 
 /// The function that says what a message is the latest value of.
@@ -95,7 +95,7 @@ impl<K: Clone + Eq + Hash + Send> ConflatingFeed<K> {
     }
 }
 
-impl<K: Clone + Eq + Hash + Send> Intake for ConflatingFeed<K> {
+impl<K: Clone + Eq + Hash + Send + 'static> Intake for ConflatingFeed<K> {
     fn room(&self) -> usize {
         self.tray.room()
     }
@@ -117,6 +117,11 @@ impl<K: Clone + Eq + Hash + Send> Intake for ConflatingFeed<K> {
 
     fn feeders(&self) -> &Feeders {
         &self.tray.feeders
+    }
+
+    fn depth(&self) -> Weak<dyn Depth> {
+        let tray: Weak<Tray<_>> = Arc::downgrade(&self.tray);
+        tray
     }
 }
 
@@ -197,7 +202,7 @@ mod tests {
         key: impl Fn(ConnectionId, EventRef<'_>) -> Option<K> + Send + Sync + 'static,
     ) -> (ConflatingFeed<K>, Arc<Shared>, Owner<Conflated<K>>) {
         let mailbox = Driver::new().unwrap().mailbox.clone();
-        let shared = Shared::new(ConnectionId::next(), Arc::new(Config::new("ws://peer")), None, mailbox);
+        let shared = Shared::new(ConnectionId::next(), Arc::new(Config::new("ws://peer")), None, mailbox, None);
         let owner = Owner::new(100);
         (ConflatingFeed::new(owner.tray().clone(), Arc::new(key)), shared, owner)
     }

@@ -14,11 +14,13 @@ use mio::{Events, Poll, Token, Waker};
 
 use crate::error::{Error, Result};
 use crate::event::{ConnectionId, EventRef};
+use crate::metrics::ReactorMetrics;
 use crate::reactor::handler::Context;
 use crate::reactor::mailbox::Mailbox;
 use crate::reactor::scratch::Scratch;
 use crate::reactor::sink::Engine;
 use crate::reactor::slot::{Opening, Read, Slot, Turn};
+use crate::reactor::work::Stopwatch;
 
 /// How often a connection whose inbox is full looks for room.
 const ROOM_INTERVAL: Duration = Duration::from_millis(1);
@@ -72,6 +74,7 @@ pub struct Driver {
     slots: Slots,
     hot: Hot,
     scratch: Scratch,
+    stopwatch: Stopwatch,
     /// No connection will be opened any more.
     is_released: bool,
 }
@@ -127,6 +130,7 @@ impl Driver {
             slots: Slots::default(),
             hot: Hot::default(),
             scratch: Scratch::new(),
+            stopwatch: Stopwatch::new(),
             is_released: false,
         })
     }
@@ -176,6 +180,11 @@ impl Driver {
         [room, timer].into_iter().flatten().min()
     }
 
+    /// What it has done so far, as [`Reactor::metrics`](crate::Reactor::metrics) tells of a reactor.
+    pub fn metrics(&self) -> ReactorMetrics {
+        self.mailbox.work.metrics()
+    }
+
     /// How many connections it serves. Those opened since the last turn are not among them yet.
     pub fn connections(&self) -> usize {
         self.slots.by_id.len()
@@ -189,12 +198,18 @@ impl Driver {
     /// All of a turn but what concerns an engine. Returns whether anything was to be done.
     pub(crate) fn serve(&mut self, timeout: Option<Duration>, engine: &mut Engine<'_>) -> Result<bool> {
         self.mailbox.enter();
+        self.mailbox.work.note_turn();
         let is_spinning = timeout == Some(Duration::ZERO);
         let mut is_busy = false;
-        if is_spinning && self.hot.until.is_some_and(|until| Instant::now() < until) {
+        let is_hot = |until| {
+            self.stopwatch.start(Instant::now());
+            self.stopwatch.since() < until
+        };
+        if is_spinning && self.hot.until.is_some_and(is_hot) {
             is_busy |= self.serve_hot(engine);
         } else {
             self.poll(timeout)?;
+            self.stopwatch.start(Instant::now());
             self.note_events();
             let (ready, dials) = (self.slots.ready.len(), self.slots.dials.len());
             is_busy |= ready + dials > 0;
@@ -207,6 +222,9 @@ impl Driver {
             self.hot.until = is_hot.then(|| Instant::now() + HOT_FOR);
         }
         is_busy |= self.serve_mailbox(engine);
+        if is_busy {
+            self.mailbox.work.note_connections(self.connections());
+        }
         Ok(is_busy)
     }
 
@@ -246,6 +264,7 @@ impl Driver {
         let (read, again) = slot.handle_hot(&mut turn);
         if matches!(read, Read::Something) {
             slot.hand_over();
+            self.note_served(index);
             self.slots.file(index, again);
         }
         read
@@ -343,7 +362,7 @@ impl Driver {
     }
 
     fn serve_deadlines(&mut self, engine: &mut Engine<'_>) -> bool {
-        let now = Instant::now();
+        let now = self.stopwatch.since();
         let mut is_busy = false;
         while let Some((deadline, index)) = self.slots.deadlines.first().copied()
             && deadline <= now
@@ -375,13 +394,23 @@ impl Driver {
         let mut turn = Turn { registry: self.poll.registry(), token: Token(index), scratch: &mut self.scratch, engine };
         let again = work(slot, &mut turn);
         slot.hand_over();
+        self.note_served(index);
         self.slots.file(index, again);
+    }
+
+    /// Takes the time that a slot was served.
+    fn note_served(&mut self, index: usize) {
+        let Some(slot) = &self.slots.entries[index].slot else { return };
+        if let Some(took) = self.stopwatch.lap(slot.shared.id, &self.mailbox.work) {
+            slot.shared.tell_stall(took);
+        }
     }
 
     /// Ends every connection and refuses new ones.
     fn close(&mut self) {
         // Handlers run in here, perhaps on a thread that never turned the driver.
         self.mailbox.enter();
+        self.stopwatch.start(Instant::now());
         let content = self.mailbox.close();
         for opening in content.openings {
             self.slots.insert(opening);

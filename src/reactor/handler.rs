@@ -9,10 +9,10 @@ use serde::Serialize;
 use crate::dialect::Id;
 use crate::error::{Rejection, Result};
 use crate::event::{ConnectionId, Event, EventRef, Generation, Sent, State};
+use crate::metrics::{Metrics, SentMany};
 use crate::reactor::calls::{PendingCall, to_params};
 use crate::reactor::shared::{Manner, Shared};
 use crate::reactor::subscription::{Channels, Subscription};
-use crate::stats::{SentMany, Stats};
 use crate::wire::assembler;
 use crate::wire::out::Lane;
 
@@ -252,8 +252,8 @@ impl<'a> Context<'a> {
     }
 
     /// What was counted so far.
-    pub fn stats(&self) -> Stats {
-        self.shared.stats()
+    pub fn metrics(&self) -> Metrics {
+        self.shared.metrics()
     }
 
     /// Begins to close the connection; takes effect after the messages read together with this one.

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::event::ConnectionId;
 use crate::reactor::resolver::Resolved;
 use crate::reactor::slot::Opening;
+use crate::reactor::work::Work;
 
 /// What other threads leave for a driver. Bounded by the number of connections: each is opened once, is posted at most once at a time,
 /// and has at most one look-up under way.
@@ -24,6 +25,7 @@ pub(crate) struct Mailbox {
     waker: Waker,
     /// The thread that turned the driver last; see [`thread_number`].
     turner: AtomicU64,
+    pub(crate) work: Work,
 }
 
 /// One filling of the mailbox.
@@ -46,6 +48,7 @@ impl Mailbox {
             asleep: AtomicBool::new(true),
             waker,
             turner: AtomicU64::new(0),
+            work: Work::default(),
         })
     }
 

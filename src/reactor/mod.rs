@@ -6,6 +6,7 @@ mod calls;
 mod conflate;
 mod driver;
 mod handler;
+mod instruments;
 mod mailbox;
 mod resolver;
 mod scratch;
@@ -15,6 +16,8 @@ mod slot;
 mod subscription;
 mod talk;
 mod tray;
+mod witness;
+mod work;
 
 use std::any::Any;
 use std::fmt;
@@ -43,6 +46,7 @@ pub(crate) use self::slot::Opening;
 pub use self::subscription::{Channels, Subscription};
 pub(crate) use self::tray::Owner;
 use crate::error::{Error, Result};
+use crate::metrics::ReactorMetrics;
 
 /// A thread that owns the sockets of any number of connections.
 ///
@@ -129,6 +133,11 @@ impl Reactor {
             // A panic of the thread was reported where it happened.
             let _ = thread.join();
         }
+    }
+
+    /// What it has done so far. Reading it disturbs nothing.
+    pub fn metrics(&self) -> ReactorMetrics {
+        self.0.mailbox.work.metrics()
     }
 
     pub(crate) fn mailbox(&self) -> &Arc<Mailbox> {

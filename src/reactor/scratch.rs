@@ -3,6 +3,7 @@
 use std::any::Any;
 
 use crate::reactor::shared::Shared;
+use crate::recorder::FrameKind;
 
 /// How much one receive takes from a socket; what bounds how long one connection keeps the others waiting.
 const RECEIVE_MAX: usize = 64 << 10;
@@ -53,6 +54,7 @@ impl Pongs {
             return;
         }
         shared.write(|out| out.pong(self.iter()));
+        self.iter().for_each(|payload| shared.log_control(FrameKind::Pong, payload));
         self.bytes.clear();
         self.lengths.clear();
     }

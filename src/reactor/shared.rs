@@ -4,10 +4,10 @@
 
 use std::io::{self, Read, Write};
 use std::slice;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::net::TcpStream;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -18,14 +18,26 @@ use crate::config::{Config, Throttle};
 use crate::error::{Error, Result};
 use crate::event::{ConnectionId, Generation, Sent, State};
 use crate::governor::{Costs, Governor, Pressure};
-use crate::latency::Histogram;
+use crate::metrics::{HeartbeatStatus, Latencies, Metrics, Proof, RateStatus, SentMany};
 use crate::reactor::calls::Waiter;
+use crate::reactor::instruments::Instruments;
 use crate::reactor::mailbox::{self, Mailbox};
+use crate::reactor::sink::Depth;
 use crate::reactor::talk::{Order, What};
+use crate::recorder::Tap;
 use crate::session::Session;
-use crate::stats::{Latencies, RateStatus, SentMany, Stats};
 use crate::wire::frame;
 use crate::wire::out::{Lane, Out, Outgoing};
+
+/// About what a connection holds that is idle; an exact figure is in the tests of its allocations.
+const BASE_MEMORY: usize = 2048;
+
+/// About what a call holds that waits, and a channel that is wanted.
+const CALL_MEMORY: usize = 512;
+const CHANNEL_MEMORY: usize = 512;
+
+/// How long closing waits for a recording: a disk that takes longer has worse to tell.
+const RECORDING_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) struct Shared {
     pub(crate) id: ConnectionId,
@@ -43,8 +55,13 @@ pub(crate) struct Shared {
     pub(crate) numbers: AtomicU64,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) counters: Counters,
-    /// How old reads were when their first message was delivered, if the kernel stamps them.
-    kernel_latency: Mutex<Histogram>,
+    pub(crate) instruments: Instruments,
+    /// The inbox of the connection, to ask how much waits in it.
+    depth: Option<Weak<dyn Depth>>,
+    /// The recording.
+    pub(crate) tap: Option<Arc<Tap>>,
+    /// How full the queue for the rate limit was when observers were told last.
+    pub(crate) pressure: Mutex<Pressure>,
     posted: AtomicBool,
 }
 
@@ -67,6 +84,8 @@ pub(crate) struct Counters {
     pub(crate) bytes: AtomicU64,
     pub(crate) dropped: AtomicU64,
     pub(crate) discarded: AtomicU64,
+    /// Bytes of unfinished and undelivered messages.
+    pub(crate) held: AtomicU64,
 }
 
 impl Shared {
@@ -75,10 +94,15 @@ impl Shared {
         config: Arc<Config>,
         governor: Option<Arc<Governor>>,
         mailbox: Arc<Mailbox>,
+        depth: Option<Weak<dyn Depth>>,
     ) -> Arc<Self> {
         let mut out = Out::new(config.settings.unsent_max, governor.clone(), Instant::now);
         if config.settings.send_stamps {
             out.stamp();
+        }
+        let tap = config.settings.recorder.as_ref().map(|recorder| Arc::new(recorder.tap(id)));
+        if let Some(tap) = &tap {
+            out.record(tap.clone());
         }
         Arc::new(Self {
             id,
@@ -92,7 +116,10 @@ impl Shared {
             numbers: AtomicU64::new(0),
             mailbox,
             counters: Counters::default(),
-            kernel_latency: Mutex::default(),
+            instruments: Instruments::default(),
+            depth,
+            tap,
+            pressure: Mutex::new(Pressure::None),
             posted: AtomicBool::new(false),
         })
     }
@@ -217,6 +244,7 @@ impl Shared {
         if matches!(sent, Err(Error::NotConnected)) && matches!(self.state(), State::Closing | State::Closed) {
             sent = Err(Error::Closed);
         }
+        self.witness_sent(generation, messages, count, &sent);
         (count, sent, generation)
     }
 
@@ -230,21 +258,29 @@ impl Shared {
 
     /// Sends what the connection itself has to say, as the reactor.
     pub(crate) fn say(&self, outgoing: Outgoing<'_>) -> Result<Sent> {
-        let said = self.out.lock().send(Outgoing { is_own: true, enqueued: None, ..outgoing });
+        let outgoing = Outgoing { is_own: true, enqueued: None, ..outgoing };
+        let (count, said, generation) = {
+            let mut out = self.out.lock();
+            let (count, said) = out.send_many(slice::from_ref(&outgoing));
+            (count, said, out.generation())
+        };
         self.heed(&said);
+        self.witness_sent(generation, slice::from_ref(&outgoing), count, &said);
         said
     }
 
     /// Sends what the connection itself has to say and marks so, as many in one write as fit.
     pub(crate) fn say_many(&self, mut rest: &[Outgoing<'_>]) {
         while !rest.is_empty() {
-            let (count, said) = {
+            let (count, said, generation) = {
                 let mut out = self.out.lock();
-                let said = out.send_many(rest);
+                let (count, said) = out.send_many(rest);
+                let generation = out.generation();
                 MutexGuard::unlock_fair(out);
-                said
+                (count, said, generation)
             };
             self.heed(&said);
+            self.witness_sent(generation, rest, count, &said);
             // One that cannot be said holds up no other.
             rest = &rest[count + usize::from(said.is_err())..];
         }
@@ -344,36 +380,72 @@ impl Shared {
         }
     }
 
-    pub(crate) fn stats(&self) -> Stats {
-        let (rtt, pings_missed, call_rtt, calls_pending) = {
-            let session = self.session.lock();
-            (session.rtt(), session.misses(), session.call_rtt(), session.calls_pending())
+    pub(crate) fn metrics(&self) -> Metrics {
+        let rate = self.rate_status();
+        let (unsent, totals, out_memory) = {
+            let out = self.out.lock();
+            (out.unsent(), out.totals(), out.memory())
         };
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Stats {
-            messages: count(&self.counters.messages),
-            bytes: count(&self.counters.bytes),
+        let session = self.session.lock();
+        let tables = session.calls_pending() * CALL_MEMORY + session.standings().len() * CHANNEL_MEMORY;
+        Metrics {
+            state: session.state(),
+            generation: session.generation(),
+            uptime: session.uptime(Instant::now()),
+            redials: session.redials(),
+            messages_in: count(&self.counters.messages),
+            bytes_in: count(&self.counters.bytes),
+            messages_out: totals.messages,
+            bytes_out: totals.bytes,
             dropped: count(&self.counters.dropped),
             discarded: count(&self.counters.discarded),
-            rtt,
-            pings_missed,
-            call_rtt,
-            calls_pending,
+            inbox_depth: self.depth.as_ref().map(|depth| depth.upgrade().map_or(0, |depth| depth.depth())),
+            calls_pending: session.calls_pending(),
+            channels: session.channels(),
+            unsent,
+            queued: rate.queued,
+            pressure: rate.pressure,
+            memory: BASE_MEMORY + out_memory + tables + count(&self.counters.held) as usize,
+            recorder: self.tap.as_ref().map(|tap| tap.status()),
         }
     }
 
-    pub(crate) fn latencies(&self) -> Latencies {
-        let kernel = self.kernel_latency.lock().summary();
-        let (encode, write) =
-            self.out.lock().stamps().map_or((None, None), |stamps| (stamps.encode.summary(), stamps.write.summary()));
-        Latencies { kernel, encode, write }
+    pub(crate) fn heartbeat(&self) -> HeartbeatStatus {
+        let session = self.session.lock();
+        let (heartbeat, now) = (session.heartbeat(), Instant::now());
+        let (unanswered, oldest) = heartbeat.unanswered();
+        let wall = |at| SystemTime::now().checked_sub(now.saturating_duration_since(at)).unwrap_or(UNIX_EPOCH);
+        HeartbeatStatus {
+            interval: self.config.settings.heartbeat_interval,
+            unanswered,
+            waiting: oldest.map(|sent| now.saturating_duration_since(sent)),
+            misses: heartbeat.misses(),
+            last_proof: heartbeat.proof().map(|at| Proof { at, wall: wall(at) }),
+            rtt: heartbeat.rtt(),
+        }
     }
 
-    /// The first message of a read, which the kernel stamped, is delivered.
-    pub(crate) fn note_kernel_latency(&self, stamp: SystemTime) {
-        // The system's clock may have been set back meanwhile.
-        let latency = SystemTime::now().duration_since(stamp).unwrap_or_default();
-        self.kernel_latency.lock().record(latency);
+    pub(crate) fn latency(&self) -> Latencies {
+        let now = Instant::now();
+        let stamps = self.out.lock().stamps();
+        Latencies {
+            calls: self.instruments.calls(now),
+            methods: self.instruments.methods(now),
+            pings: self.session.lock().heartbeat().rtts().summary(),
+            kernel: self.instruments.kernel(now),
+            encode: stamps.as_ref().and_then(|stamps| stamps.encode.summary(now)),
+            write: stamps.as_ref().and_then(|stamps| stamps.write.summary(now)),
+        }
+    }
+
+    /// Waits until what was recorded is in the file, if it is the thread of a caller.
+    pub(crate) fn flush_recording(&self) {
+        if let (Some(tap), false) = (&self.tap, mailbox::is_turning_thread())
+            && !tap.flush(RECORDING_PATIENCE)
+        {
+            log::warn!("{}: the recording is not in the file after {RECORDING_PATIENCE:?}", self.id);
+        }
     }
 
     /// How far the rate limits are used up.

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
@@ -30,13 +30,24 @@ pub(crate) enum Kind {
 /// The sending end of an [`Inbox`](crate::Inbox).
 #[derive(Clone)]
 pub(crate) struct Feed {
-    pub(crate) sender: Sender<Received>,
-    /// Goes after the sender: without any the inbox ends, and whoever sleeps must see it.
-    ringer: Ringer,
+    pub(crate) end: Arc<FeedEnd>,
     capacity: usize,
     pub(crate) feeders: Feeders,
     /// Something was put since the consumers were told.
     is_news: bool,
+}
+
+/// What all feeds of an inbox share; without them the inbox ends.
+pub(crate) struct FeedEnd {
+    sender: Sender<Received>,
+    /// Goes after the sender: whoever sleeps must see that it has gone.
+    ringer: Ringer,
+}
+
+/// Tells how much waits in an inbox.
+pub(crate) trait Depth: Send + Sync {
+    /// How many events.
+    fn depth(&self) -> usize;
 }
 
 /// The sending end of any other inbox, for one connection.
@@ -50,6 +61,9 @@ pub(crate) trait Intake: Send {
     fn flush(&mut self);
 
     fn feeders(&self) -> &Feeders;
+
+    /// What tells how much waits.
+    fn depth(&self) -> Weak<dyn Depth>;
 }
 
 /// The drivers that feed an inbox: on the threads that turn them, nobody may wait for it.
@@ -71,30 +85,48 @@ pub(crate) enum Outcome {
 
 impl Feed {
     pub(crate) fn new(sender: Sender<Received>, bell: Arc<Bell>, capacity: usize, feeders: Feeders) -> Self {
-        Self { sender, ringer: Ringer(bell), capacity, feeders, is_news: false }
+        Self { end: Arc::new(FeedEnd { sender, ringer: Ringer(bell) }), capacity, feeders, is_news: false }
     }
 
     /// How many more events fit.
     pub(crate) fn room(&self) -> usize {
-        self.capacity.saturating_sub(self.sender.len())
+        self.capacity.saturating_sub(self.end.depth())
     }
 
     /// Returns whether anybody may still take it.
     pub(crate) fn put(&mut self, context: &Context<'_>, event: Event) -> bool {
         self.is_news = true;
-        self.sender.send(received(context, event)).is_ok()
+        self.end.sender.send(received(context, event)).is_ok()
     }
 
     /// Tells the consumers of what was put since the last time.
     pub(crate) fn flush(&mut self) {
         // Consumers that are awake may have taken it all.
-        if mem::take(&mut self.is_news) && !self.sender.is_empty() {
-            self.ringer.ring();
+        if mem::take(&mut self.is_news) && !self.end.sender.is_empty() {
+            self.end.ringer.ring();
         }
     }
 }
 
+impl Depth for FeedEnd {
+    fn depth(&self) -> usize {
+        self.sender.len()
+    }
+}
+
 impl Kind {
+    /// The inbox, if it is one.
+    pub(crate) fn depth(&self) -> Option<Weak<dyn Depth>> {
+        match self {
+            Self::Feed(feed) => {
+                let end: Weak<FeedEnd> = Arc::downgrade(&feed.end);
+                Some(end)
+            }
+            Self::Intake(intake) => Some(intake.depth()),
+            Self::Handler(_) | Self::Engine => None,
+        }
+    }
+
     /// How many more events fit.
     pub(crate) fn room(&self) -> usize {
         match self {

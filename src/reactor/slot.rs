@@ -5,6 +5,7 @@ use std::io::{self, Read as _};
 use std::mem;
 use std::net::Shutdown;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use mio::{Registry, Token};
@@ -14,7 +15,7 @@ use rustls::ClientConfig;
 use crate::config::{Config, Overflow};
 use crate::dialect::Inbound;
 use crate::error::{Error, Phase};
-use crate::event::{Event, EventRef, Generation, Sent, State};
+use crate::event::{Event, EventRef, Generation, Sent, Standing, State};
 use crate::governor::{Costs, Governor, Refused};
 use crate::reactor::calls;
 use crate::reactor::handler::Context;
@@ -24,12 +25,15 @@ use crate::reactor::shared::{Counters, Shared, Stream};
 use crate::reactor::sink::{Engine, Kind, Outcome};
 use crate::reactor::talk::{self, Routed, Talk};
 use crate::reactor::{guard, shield};
+use crate::recorder::FrameKind;
 use crate::session::Action;
 use crate::session::dialogue::Deed;
+use crate::telemetry::{self, Signal};
 use crate::ticket::Ticket;
 use crate::wire::assembler::{Assembler, Item};
 use crate::wire::dial::{Dial, Opened, Progress};
-use crate::wire::out::{Lane, Outgoing};
+use crate::wire::frame;
+use crate::wire::out::{Lane, Outgoing, Totals};
 use crate::wire::socket;
 use crate::wire::stamp::Stamped;
 
@@ -39,6 +43,9 @@ const LAST_RECEIVES: usize = 64;
 /// How many parts of a batch are looked at one by one; a larger one is delivered as it is, or an inbox would get any number of events at
 /// once.
 const BATCH_MAX: usize = 1024;
+
+/// How often observers are told of the traffic.
+const TRAFFIC_EVERY: Duration = Duration::from_secs(1);
 
 /// Everything a connection is made of, on its way to the driver.
 pub(crate) struct Opening {
@@ -70,6 +77,8 @@ pub(crate) struct Slot {
     in_burst: bool,
     /// The handler panicked and gets nothing but the end.
     broken: bool,
+    /// What observers of the traffic were told, if there are any.
+    traffic: Option<Box<Traffic>>,
 }
 
 enum Link {
@@ -78,9 +87,27 @@ enum Link {
         attempt: u32,
         deadline: Instant,
     },
-    /// With whether the kernel announced an end meanwhile, which it does once.
-    Dialing(Box<Dial>, bool),
+    Dialing(Box<Dialing>),
     Open(Box<Wire>),
+}
+
+/// A dial whose host is resolved.
+struct Dialing {
+    dial: Dial,
+    /// The kernel announced an end, which it does once.
+    hangup: bool,
+    began: Instant,
+    phase: Phase,
+    /// When it entered this phase.
+    phase_began: Instant,
+}
+
+/// What observers of the traffic were told.
+struct Traffic {
+    /// When they are told more, if there is more.
+    due: Option<Instant>,
+    told: Totals,
+    told_in: Totals,
 }
 
 /// The receiving half of a wire.
@@ -170,24 +197,26 @@ impl Slot {
             dropped: 0,
             in_burst: false,
             broken: false,
+            traffic: None,
         }
     }
 
     /// Whether the session has ended, and when the slot wants to be looked at though nothing happens.
     pub(crate) fn outlook(&self) -> (bool, Option<Instant>) {
         let link = match &self.link {
-            Link::Dialing(dial, _) => dial.deadline(),
+            Link::Dialing(dialing) => dialing.dial.deadline(),
             Link::Open(wire) => wire.held_until,
             Link::Down | Link::Resolving { .. } => None,
         };
         let talk = self.talk.as_ref().and_then(|talk| talk.dialogue.next_deadline());
+        let traffic = self.traffic.as_ref().and_then(|traffic| traffic.due);
         let session = self.shared.session.lock();
-        (session.end().is_some(), [link, talk, session.next_deadline()].into_iter().flatten().min())
+        (session.end().is_some(), [link, talk, traffic, session.next_deadline()].into_iter().flatten().min())
     }
 
     /// Whether its work at hand is a step of a dial, which may take long.
     pub(crate) fn is_dialing(&self) -> bool {
-        matches!(self.link, Link::Dialing(..))
+        matches!(self.link, Link::Dialing(_))
     }
 
     /// Whether it waits for room in its inbox.
@@ -199,7 +228,7 @@ impl Slot {
     /// A socket of the slot is ready.
     pub(crate) fn note_ready(&mut self, hangup: bool) {
         match &mut self.link {
-            Link::Dialing(_, noted) => *noted |= hangup,
+            Link::Dialing(dialing) => dialing.hangup |= hangup,
             Link::Open(wire) => {
                 wire.readable = true;
                 wire.hangup |= hangup;
@@ -223,12 +252,16 @@ impl Slot {
     /// Goes on with the dial, or reads once. Returns whether there is more to do at once.
     pub(crate) fn handle_ready(&mut self, turn: &mut Turn<'_>) -> bool {
         match &mut self.link {
-            Link::Dialing(dial, hangup) => {
-                let (now, hangup) = (Instant::now(), *hangup);
+            Link::Dialing(dialing) => {
+                let (now, hangup) = (Instant::now(), dialing.hangup);
+                let dial = &mut dialing.dial;
                 let progress = guard(|| dial.advance(now, turn.registry, turn.token)).and_then(|progress| progress);
                 let phase = dial.phase();
+                let is_over = !matches!(progress, Ok(Progress::Pending | Progress::Again));
+                dialing.enter(now, phase, is_over, &self.shared);
                 match progress {
                     Ok(Progress::Done(opened)) => {
+                        self.shared.tell(&Signal::Upgrade { took: now.saturating_duration_since(dialing.began) });
                         self.handle_opened(turn, opened, hangup);
                         self.wants_to_read()
                     }
@@ -279,6 +312,42 @@ impl Slot {
         }
     }
 
+    /// Something was read: observers of the traffic are told within a second.
+    fn note_traffic(&mut self, at: Instant) {
+        let wanted = telemetry::is_wanted(Signal::TRAFFIC);
+        match &mut self.traffic {
+            Some(traffic) if wanted => _ = traffic.due.get_or_insert(at + TRAFFIC_EVERY),
+            Some(_) => self.traffic = None,
+            None if wanted => {
+                let (told_in, told) = self.totals();
+                self.traffic = Some(Box::new(Traffic { due: Some(at + TRAFFIC_EVERY), told_in, told }));
+            }
+            None => {}
+        }
+    }
+
+    fn tell_traffic(&mut self) {
+        let (now_in, now_out) = self.totals();
+        let Some(traffic) = &mut self.traffic else { return };
+        traffic.due = None;
+        let (then_in, then_out) = (mem::replace(&mut traffic.told_in, now_in), mem::replace(&mut traffic.told, now_out));
+        if (then_in, then_out) != (now_in, now_out) {
+            self.shared.tell(&Signal::Traffic {
+                messages_in: now_in.messages - then_in.messages,
+                bytes_in: now_in.bytes - then_in.bytes,
+                messages_out: now_out.messages - then_out.messages,
+                bytes_out: now_out.bytes - then_out.bytes,
+            });
+        }
+    }
+
+    /// What has been received and sent so far.
+    fn totals(&self) -> (Totals, Totals) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let received = Totals { messages: count(&self.shared.counters.messages), bytes: count(&self.shared.counters.bytes) };
+        (received, self.shared.out.lock().totals())
+    }
+
     /// A caller wants the slot to be looked at.
     pub(crate) fn handle_post(&mut self, turn: &mut Turn<'_>) {
         self.shared.attend();
@@ -305,11 +374,21 @@ impl Slot {
         if resolved.dial != self.dial {
             return self.query(attempt, deadline);
         }
+        let now = Instant::now();
+        // The deadline was counted from there.
+        let began = deadline - self.config.settings.connect_timeout;
+        self.shared.tell(&Signal::DialPhase { phase: Phase::Resolve, took: now.saturating_duration_since(began) });
         match resolved.plan {
             Ok(plan) => {
                 // The next dial resumes the TLS session of this one.
                 self.tls = plan.tls.clone().or(self.tls.take());
-                self.link = Link::Dialing(Box::new(Dial::new(plan, self.config.clone())), false);
+                self.link = Link::Dialing(Box::new(Dialing {
+                    dial: Dial::new(plan, self.config.clone()),
+                    hangup: false,
+                    began,
+                    phase: Phase::Connect,
+                    phase_began: now,
+                }));
             }
             Err(error) => self.fail_dial(turn, error),
         }
@@ -317,12 +396,20 @@ impl Slot {
 
     /// A deadline may have come.
     pub(crate) fn handle_timeout(&mut self, turn: &mut Turn<'_>, now: Instant) -> bool {
-        let expired = {
+        let (expired, missed, misses) = {
             let mut session = self.shared.session.lock();
+            let before = session.heartbeat().misses();
             session.handle_timeout(now);
-            session.take_expired(now)
+            let misses = session.heartbeat().misses();
+            (session.take_expired(now), misses > before, misses)
         };
-        expired.into_iter().for_each(|call| calls::expire(call, now));
+        for (id, call) in expired {
+            calls::expire(call, now);
+            self.shared.tell(&Signal::Timeout { id: &id });
+        }
+        if missed {
+            self.shared.tell(&Signal::Missed { misses });
+        }
         self.obey(turn);
         if let Some(talk) = &mut self.talk
             && talk.dialogue.next_deadline().is_some_and(|deadline| deadline <= now)
@@ -330,8 +417,14 @@ impl Slot {
             let ran = guard(|| talk.dialogue.handle_timeout(now, talk::stamp()));
             self.converse(turn, ran);
         }
-        if matches!(&self.link, Link::Open(wire) if wire.held_until.is_some_and(|until| until <= now)) && self.flush().is_some() {
-            self.shared.post();
+        if matches!(&self.link, Link::Open(wire) if wire.held_until.is_some_and(|until| until <= now)) {
+            self.shared.tell_refill();
+            if self.flush().is_some() {
+                self.shared.post();
+            }
+        }
+        if self.traffic.as_ref().is_some_and(|traffic| traffic.due.is_some_and(|due| due <= now)) {
+            self.tell_traffic();
         }
         self.is_dialing() && self.handle_ready(turn)
     }
@@ -397,7 +490,10 @@ impl Slot {
                     }
                     Action::Abandon => self.abandon(turn),
                     Action::Ping(payload) => self.ping(turn, payload),
-                    Action::Close(code, reason) => _ = self.shared.write(|out| out.close(Some(code), &reason)),
+                    Action::Close(code, reason) => {
+                        self.shared.write(|out| out.close(Some(code), &reason));
+                        self.shared.log_control(FrameKind::Close, &frame::close_payload(Some(code), &reason));
+                    }
                     Action::Hangup(cause) => self.drop_wire(turn, cause),
                     Action::Emit(event) => self.report(turn, &event),
                 }
@@ -423,7 +519,7 @@ impl Slot {
                 let is_stale = had_wire && (self.generation != generation || !matches!(self.link, Link::Open(_)));
                 match deed {
                     Deed::Standing(channel, standing) if standing.is_none() || !is_stale => {
-                        self.shared.session.lock().handle_standing(channel, standing);
+                        self.note_standing(channel, standing);
                         continue;
                     }
                     Deed::Say { text, urgent: false, ticket } if !is_stale => {
@@ -442,7 +538,8 @@ impl Slot {
                             Ok(costs) => costs,
                             Err(panicked) => return self.fail(turn, panicked),
                         };
-                        let outgoing = Outgoing { lane: Lane::Control, costs, ticket: ticket.as_ref(), ..Outgoing::text(&text) };
+                        let (lane, ticket) = (Lane::Control, ticket.as_ref());
+                        let outgoing = Outgoing { lane, costs, ticket, is_secret: true, ..Outgoing::text(&text) };
                         if let Err(error @ (Error::Config { .. } | Error::QueueFull { .. })) = self.shared.say(outgoing) {
                             // A login that cannot leave is none.
                             self.lose(turn, error);
@@ -466,6 +563,16 @@ impl Slot {
         if self.broken {
             // The handler panicked on one of the events: the end is still to be told.
             self.obey(turn);
+        }
+    }
+
+    fn note_standing(&self, channel: Arc<str>, standing: Option<Standing>) {
+        let is_wanted = standing.is_some();
+        let was_wanted = self.shared.session.lock().handle_standing(channel.clone(), standing);
+        match (was_wanted, is_wanted) {
+            (false, true) => self.shared.tell(&Signal::Add { channel: &channel }),
+            (true, false) => self.shared.tell(&Signal::Remove { channel: &channel }),
+            (true, true) | (false, false) => {}
         }
     }
 
@@ -508,10 +615,14 @@ impl Slot {
 
     /// Sends a heartbeat of the session's: the venue's own text, or a ping frame.
     fn ping(&mut self, turn: &mut Turn<'_>, payload: [u8; 8]) {
+        self.shared.tell(&Signal::Ping);
         let dialect = self.talk.as_ref().map(|_| &self.config.settings.dialect);
         let text = dialect.and_then(|dialect| guard(|| dialect.ping(u64::from_be_bytes(payload))).transpose());
         let is_held = match text {
-            None => self.shared.write(|out| out.ping(&payload)) == Some(false),
+            None => {
+                self.shared.log_control(FrameKind::Ping, &payload);
+                self.shared.write(|out| out.ping(&payload)) == Some(false)
+            }
             Some(text) => match text.and_then(|text| Ok((self.costs(&text)?, text))) {
                 Ok((costs, text)) => {
                     let outgoing = Outgoing { costs, lane: Lane::Control, ..Outgoing::text(&text) };
@@ -583,6 +694,7 @@ impl Slot {
             None => self.handle_logged_in(turn),
             Some(talk) => {
                 self.shared.session.lock().handle_phase(now, Phase::Login);
+                talk.began = now;
                 let ran = guard(|| talk.dialogue.handle_upgraded(now, talk::stamp()));
                 self.converse(turn, ran);
             }
@@ -598,13 +710,19 @@ impl Slot {
     fn handle_logged_in(&mut self, turn: &mut Turn<'_>) {
         let Link::Open(wire) = &mut self.link else { return };
         wire.is_open = true;
+        let now = Instant::now();
+        if let Some(talk) = &mut self.talk {
+            self.shared.tell(&Signal::Login { took: now.saturating_duration_since(talk.began) });
+            talk.began = now;
+            talk.is_restoring = talk.dialogue.has_channels();
+        }
         let subprotocol = wire.subprotocol.clone();
         if self.config.settings.hold_until != State::Live || self.talk.is_none() {
             self.shared.out.lock().ready();
         }
         {
             let mut session = self.shared.session.lock();
-            session.handle_opened(Instant::now(), self.generation, subprotocol);
+            session.handle_opened(now, self.generation, subprotocol);
             session.handle_live(self.talk.is_none());
         }
         // Before the event: a handler that panics on it ends the wire, and `on_lost` comes second.
@@ -612,6 +730,9 @@ impl Slot {
             shield("on_open", || hook(self.shared.id, self.generation));
         }
         self.obey(turn);
+        if let Some(talk) = self.talk.as_ref().filter(|talk| talk.is_restoring) {
+            self.shared.tell(&Signal::Restore { channels: talk.dialogue.channels() });
+        }
     }
 
     fn handle_live(&mut self, turn: &mut Turn<'_>, is_live: bool) {
@@ -620,9 +741,12 @@ impl Slot {
             self.shared.out.lock().ready();
         }
         self.shared.session.lock().handle_live(is_live);
-        if is_live && self.talk.as_ref().is_some_and(|talk| talk.dialogue.has_channels()) {
-            self.report(turn, &Event::Live);
+        let Some(talk) = self.talk.as_mut().filter(|talk| is_live && talk.dialogue.has_channels()) else { return };
+        if mem::take(&mut talk.is_restoring) {
+            let (channels, took) = (talk.dialogue.channels(), Instant::now().saturating_duration_since(talk.began));
+            self.shared.tell(&Signal::Restored { channels, took });
         }
+        self.report(turn, &Event::Live);
     }
 
     fn wants_to_read(&self) -> bool {
@@ -672,7 +796,9 @@ impl Slot {
                 turn.scratch.calls_wait = self.shared.session.lock().handle_receive(at);
                 // Windows reports a socket as ready again only after it was read to `WouldBlock`.
                 let is_last = count < received.len() && !wire.hangup && !cfg!(windows);
-                let decoded = if wire.is_tls {
+                let is_tls = wire.is_tls;
+                self.note_traffic(at);
+                let decoded = if is_tls {
                     self.decrypt(turn, &received[..count], at, bounded)
                 } else {
                     self.decode(turn, &received[..count], at, bounded)
@@ -784,6 +910,7 @@ impl Slot {
         };
         // With a dialect that reads nothing, a raw request may wait for its reply.
         let calls_wait = turn.scratch.calls_wait;
+        let sees_frames = shared.sees_frames();
         let length = rest.len();
         // What the inbox had no room for was counted when it came.
         let is_first = !self.in_burst && wire.backlog_at != at;
@@ -797,10 +924,14 @@ impl Slot {
             }
             let item = wire.assembler.next(rest);
             delivery.context.rest = rest;
+            if let (true, Ok(Some(item))) = (sees_frames, &item) {
+                let is_secret = !wire.is_open || is_login(self.talk.as_deref(), item);
+                shared.witness_item(at, self.generation, item, is_secret);
+            }
             if matches!(item, Ok(Some(Item::Text(_) | Item::Binary(_)))) {
                 messages += 1;
                 if let (true, 1, Some(stamp)) = (is_first, messages, wire.kernel_at) {
-                    shared.note_kernel_latency(stamp);
+                    shared.instruments.note_kernel(at, stamp);
                 }
             }
             let delivered = match item {
@@ -815,7 +946,10 @@ impl Slot {
                     continue;
                 }
                 Ok(Some(Item::Pong(payload))) => {
-                    shared.session.lock().handle_pong(at, payload);
+                    let proof = shared.session.lock().handle_pong(at, payload);
+                    if let Some(rtt) = proof {
+                        shared.tell(&Signal::Pong { rtt, kind: "ping_pong" });
+                    }
                     continue;
                 }
                 Ok(Some(Item::Close { code, reason })) => break Flow::End(Error::PeerClosed { code, reason: reason.into() }),
@@ -835,6 +969,7 @@ impl Slot {
             }
         };
         let Delivery { dropped, discarded, .. } = delivery;
+        let held = wire.assembler.memory() + wire.backlog.capacity();
         self.dropped += dropped;
         self.in_burst |= messages > 0;
         let counters = &shared.counters;
@@ -842,6 +977,7 @@ impl Slot {
         Counters::add(&counters.bytes, (length - rest.len()) as u64);
         Counters::add(&counters.dropped, dropped);
         Counters::add(&counters.discarded, discarded);
+        counters.held.store(held as u64, Ordering::Relaxed);
         if messages > 0 && self.config.settings.data_silence.is_some() {
             shared.session.lock().handle_data(at);
         }
@@ -860,6 +996,7 @@ impl Slot {
 
     fn note_blocked(&mut self, blocked: bool) {
         let now = Instant::now();
+        self.shared.tell(if blocked { &Signal::Blocked } else { &Signal::Resumed });
         self.shared.session.lock().handle_blocked(now, blocked);
         if let Some(talk) = &mut self.talk {
             talk.dialogue.handle_blocked(now, blocked);
@@ -913,6 +1050,9 @@ impl Slot {
             cause = end;
         }
         let ended = self.end_wire(turn, &cause);
+        if self.traffic.is_some() {
+            self.tell_traffic();
+        }
         let was_open = ended.as_ref().is_some_and(|ended| ended.was_open);
         let (is_own_close, waiting) = {
             let (mut session, now) = (self.shared.session.lock(), Instant::now());
@@ -925,7 +1065,10 @@ impl Slot {
             (matches!(session.end(), Some(None)), session.take_calls())
         };
         let cause = Arc::new(if is_own_close { Error::Closed } else { cause });
-        waiting.into_values().for_each(|call| calls::lose(call, &cause));
+        for (id, call) in waiting {
+            calls::lose(call, &cause);
+            self.shared.tell(&Signal::FailAll { id: &id, cause: &cause });
+        }
         if let Some(Ended { unsent: Some(unsent), .. }) = &ended {
             self.report(turn, unsent);
         }
@@ -951,6 +1094,7 @@ impl Slot {
             out.end()
         };
         drop(remains.stream);
+        self.shared.counters.held.store(0, Ordering::Relaxed);
         if let Some(talk) = &mut self.talk {
             talk.dialogue.handle_lost(Instant::now());
         }
@@ -976,7 +1120,7 @@ impl Slot {
         if self.sink.room() > 0 || self.config.settings.overflow == Overflow::Block {
             return self.report(turn, event);
         }
-        log_event(&self.shared, self.generation, event);
+        self.shared.witness(self.generation, event);
         self.dropped += 1;
         Counters::add(&self.shared.counters.dropped, 1);
         if let Some(talk) = &mut self.talk {
@@ -986,7 +1130,7 @@ impl Slot {
 
     /// Delivers an event that is not a message.
     fn report(&mut self, turn: &mut Turn<'_>, event: &Event) {
-        log_event(&self.shared, self.generation, event);
+        self.shared.witness(self.generation, event);
         if self.broken && !matches!(event, Event::Closed { .. }) {
             return;
         }
@@ -1115,17 +1259,33 @@ impl Delivery<'_, '_> {
         match routed {
             Routed::Message => self.deliver(EventRef::Text(text)),
             Routed::Behind(event) => {
-                log_event(self.context.shared, self.context.generation, &event);
+                self.context.shared.witness(self.context.generation, &event);
                 self.deliver(EventRef::State(&event))?;
                 self.deliver(EventRef::Text(text))
             }
             Routed::Event(event) => {
-                log_event(self.context.shared, self.context.generation, &event);
+                self.context.shared.witness(self.context.generation, &event);
                 self.deliver(EventRef::State(&event))
             }
             Routed::Done | Routed::Parts(_) => Ok(()),
         }
     }
+}
+
+impl Dialing {
+    /// The dial has got this far; tells how long the phases took that are over.
+    fn enter(&mut self, now: Instant, phase: Phase, is_over: bool, shared: &Shared) {
+        if phase != self.phase || is_over {
+            let took = now.saturating_duration_since(self.phase_began);
+            shared.tell(&Signal::DialPhase { phase: self.phase, took });
+            (self.phase, self.phase_began) = (phase, now);
+        }
+    }
+}
+
+/// Whether a message answers a login that is repeated on an open wire.
+fn is_login(talk: Option<&Talk>, item: &Item<'_>) -> bool {
+    matches!(item, Item::Text(text) if talk.is_some_and(|talk| talk.is_login(text)))
 }
 
 /// The Close frame to send before a wire is dropped for this cause, if the peer is worth telling (RFC 6455 §7.1.7, §7.4.1).
@@ -1137,31 +1297,5 @@ fn farewell(cause: &Error) -> Option<(Option<u16>, &str)> {
         Error::Replaced | Error::DataSilent { .. } => Some((Some(1000), "")),
         Error::InboxFull | Error::Panicked(_) | Error::Stopped => Some((Some(1001), "")),
         _ => None,
-    }
-}
-
-fn log_event(shared: &Shared, generation: Generation, event: &Event) {
-    let id = shared.id;
-    match event {
-        Event::Open => log::info!("{id}: open, {generation}"),
-        Event::Dialing { attempt } => log::debug!("{id}: dialing, attempt {attempt}"),
-        Event::DialFailed { attempt, cause, redial_in: Some(pause) } => {
-            log::warn!("{id}: dial {attempt} failed, next in {pause:?}: {cause}");
-        }
-        Event::DialFailed { attempt, cause, redial_in: None } => log::warn!("{id}: dial {attempt} failed: {cause}"),
-        Event::Lost { cause, redial_in: Some(pause) } => log::warn!("{id}: lost {generation}, next dial in {pause:?}: {cause}"),
-        Event::Lost { cause, redial_in: None } => log::warn!("{id}: lost {generation}: {cause}"),
-        Event::Unsent { messages, bytes } => log::warn!("{id}: {messages} messages ({bytes} bytes) did not leave {generation}"),
-        Event::Gap { channel: None, missing } => log::warn!("{id}: the inbox was full, {missing} messages dropped"),
-        Event::Gap { channel: Some(channel), missing } => log::warn!("{id}: the sequence of {channel} jumps by {missing}"),
-        Event::Live => log::info!("{id}: live, {generation}"),
-        Event::Rejected { channel, reason } => log::warn!("{id}: {channel} was refused: {reason}"),
-        Event::ChannelSilent { channel, quiet } => log::warn!("{id}: no data of {channel} for {quiet:?}, subscribing anew"),
-        Event::Unmatched { id: call, .. } => log::debug!("{id}: a reply to no call that waits, {call}"),
-        Event::Request { id: call, .. } => log::debug!("{id}: the venue asks something, {call}"),
-        Event::Notice(_) => log::info!("{id}: the venue tells of itself"),
-        Event::Closed { cause: Some(cause) } => log::error!("{id}: closed: {cause}"),
-        Event::Closed { cause: None } => log::info!("{id}: closed"),
-        Event::Message(_) => {}
     }
 }

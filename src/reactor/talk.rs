@@ -10,10 +10,12 @@ use crate::dialect::{Dialect, Id, Inbound};
 use crate::error::Result;
 use crate::event::{Event, Message};
 use crate::reactor::calls;
+use crate::reactor::guard;
 use crate::reactor::handler::Context;
 use crate::reactor::shared::{Counters, Shared};
 use crate::reactor::sink::{Feed, Kind};
 use crate::session::dialogue::{Dialogue, Rules, Stamp};
+use crate::telemetry::Signal;
 use crate::wire::out::{Lane, Outgoing};
 
 /// What a caller wants of the dialogue.
@@ -47,6 +49,10 @@ pub(crate) struct Talk {
     /// The inboxes of subscriptions, each once.
     side_inboxes: Vec<SideInbox>,
     subscriptions: HashMap<u64, Subscription>,
+    /// When the login on this wire began, or the restore after it.
+    pub(crate) began: Instant,
+    /// Channels are subscribed that were wanted before this wire.
+    pub(crate) is_restoring: bool,
 }
 
 /// Where the data of a channel goes.
@@ -99,6 +105,8 @@ impl Talk {
             routes: HashMap::new(),
             side_inboxes: Vec::new(),
             subscriptions: HashMap::new(),
+            began: now,
+            is_restoring: false,
         })
     }
 
@@ -113,6 +121,17 @@ impl Talk {
                 self.dialogue.unwant(now, subscriber);
             }
         }
+    }
+
+    /// Whether a text answers a login of this wire.
+    pub(crate) fn is_login(&self, text: &str) -> bool {
+        let is_login = |text: &str| matches!(self.dialect.classify(text), Inbound::Reply { id } if self.dialogue.is_login(&id));
+        let is_any = || match self.dialect.classify(text) {
+            Inbound::Batch => self.dialect.split(text).into_iter().any(is_login),
+            _ => is_login(text),
+        };
+        // If the dialect panics over it, nobody knows.
+        self.dialogue.has_login() && guard(is_any).unwrap_or(true)
     }
 
     /// Classifies a text and deals with it, unless it is for others.
@@ -158,7 +177,10 @@ impl Talk {
                 Routed::Message
             }
             Inbound::Pong => {
-                shared.session.lock().handle_proof(at);
+                let proof = shared.session.lock().handle_proof(at);
+                if let Some(rtt) = proof {
+                    shared.tell(&Signal::Pong { rtt, kind: self.dialect.name() });
+                }
                 Routed::Done
             }
             Inbound::Notice => Routed::Event(Event::Notice(Message::from_text(text))),
@@ -238,7 +260,7 @@ impl Talk {
 
     /// Notes where the channels of a subscription go. An inbox that gets all messages anyway is not given those of a channel twice.
     fn route_to(&mut self, want: &Want, main: &Kind) {
-        let feed = want.feed.as_ref().filter(|feed| !matches!(main, Kind::Feed(own) if own.sender.same_channel(&feed.sender)));
+        let feed = want.feed.as_ref().filter(|feed| !matches!(main, Kind::Feed(own) if Arc::ptr_eq(&own.end, &feed.end)));
         let side = feed.map(|feed| self.place_of(feed));
         if let Some(place) = side {
             self.side_inboxes[place].users += 1;
@@ -278,7 +300,7 @@ impl Talk {
     }
 
     fn place_of(&mut self, feed: &Feed) -> usize {
-        let is_same = |side: &SideInbox| side.users > 0 && side.feed.sender.same_channel(&feed.sender);
+        let is_same = |side: &SideInbox| side.users > 0 && Arc::ptr_eq(&side.feed.end, &feed.end);
         if let Some(place) = self.side_inboxes.iter().position(is_same) {
             return place;
         }
@@ -307,6 +329,7 @@ impl SideInbox {
         let missing = mem::take(&mut self.dropped);
         if missing > 0 {
             log::warn!("{}: the inbox of a channel was full, {missing} messages dropped", shared.id);
+            shared.tell(&Signal::Dropped { messages: missing });
             self.put(shared, context, Event::Gap { channel: None, missing });
         }
     }
@@ -322,6 +345,8 @@ impl SideInbox {
 pub(crate) fn answer(shared: &Shared, dialect: &Arc<dyn Dialect>, at: Instant, id: &Id, text: &str) -> Result<bool> {
     let answered = shared.session.lock().handle_reply(at, id);
     let Some((call, round_trip)) = answered else { return Ok(false) };
+    shared.instruments.note_call(at, call.waiter.method.as_deref(), round_trip);
+    shared.tell(&Signal::Resolve { id, round_trip });
     calls::answer(call, round_trip, text, dialect).map(|()| true)
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use crate::reactor::bell::Bell;
-use crate::reactor::sink::Feeders;
+use crate::reactor::sink::{Depth, Feeders};
 
 /// What the two ends of an inbox share. Its lock covers a few moves, and hashing and comparing keys: no
 /// payload is copied or freed under it.
@@ -70,6 +70,12 @@ impl<Q: Queue> Tray<Q> {
         if self.len() > 0 {
             self.bell.ring();
         }
+    }
+}
+
+impl<Q: Queue + Send> Depth for Tray<Q> {
+    fn depth(&self) -> usize {
+        self.len()
     }
 }
 

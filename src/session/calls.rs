@@ -93,7 +93,7 @@ impl<W> Calls<W> {
     }
 
     /// Removes calls whose deadline has come, a limited number; what is left is due at once.
-    pub(crate) fn expire(&mut self, now: Instant) -> Vec<Call<W>> {
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<(Id, Call<W>)> {
         let mut expired = Vec::new();
         if self.alarm.is_none_or(|alarm| alarm > now) {
             return expired;
@@ -103,7 +103,7 @@ impl<W> Calls<W> {
             && entry.key().0 <= now
         {
             let id = entry.remove();
-            expired.extend(self.pending.remove(&id));
+            expired.extend(self.pending.remove_entry(&id));
         }
         self.alarm = self.deadlines.first_key_value().map(|((deadline, _), _)| *deadline);
         expired
@@ -185,7 +185,7 @@ mod tests {
         while calls.alarm().is_some_and(|alarm| alarm <= t0 + 150 * SEC) {
             let some = calls.expire(t0 + 150 * SEC);
             assert!(some.len() <= EXPIRED_MAX);
-            expired.extend(some.into_iter().map(|call| call.waiter));
+            expired.extend(some.into_iter().map(|(_, call)| call.waiter));
         }
         assert_eq!(expired, (50..200).rev().collect::<Vec<_>>());
         assert_eq!((calls.len(), calls.alarm()), (50, Some(t0 + 151 * SEC)));

@@ -6,16 +6,20 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::latency::Compact;
+
 /// How many unanswered pings are remembered; a pong for one that was forgotten is taken for a stranger's.
 const REMEMBERED: usize = 64;
 
 /// The pings of one wire.
 #[derive(Debug, Default)]
-pub(crate) struct Heartbeat {
+pub struct Heartbeat {
     number: u64,
     outstanding: VecDeque<Ping>,
     misses: u64,
-    rtt: Option<Duration>,
+    /// When the peer last answered.
+    proof: Option<Instant>,
+    rtts: Compact,
 }
 
 #[derive(Debug)]
@@ -53,15 +57,24 @@ impl Heartbeat {
         let number = u64::from_be_bytes(payload.try_into().ok()?);
         let index = self.outstanding.iter().position(|ping| ping.number == number)?;
         let answered = self.outstanding.drain(..=index).next_back()?;
-        self.rtt = Some(now.saturating_duration_since(answered.sent));
-        self.rtt
+        Some(self.note_proof(now, answered))
     }
 
     /// Takes an answer without a number: it answers the latest ping, and with it the earlier ones.
     pub(crate) fn prove(&mut self, now: Instant) -> Option<Duration> {
         let latest = self.outstanding.drain(..).next_back()?;
-        self.rtt = Some(now.saturating_duration_since(latest.sent));
-        self.rtt
+        Some(self.note_proof(now, latest))
+    }
+
+    fn note_proof(&mut self, now: Instant, answered: Ping) -> Duration {
+        let rtt = now.saturating_duration_since(answered.sent);
+        self.proof = Some(now);
+        self.rtts.record(rtt);
+        if self.outstanding.is_empty() {
+            // An idle connection has many neighbours.
+            self.outstanding = VecDeque::new();
+        }
+        rtt
     }
 
     /// Excuses the latest ping: it has not left yet.
@@ -91,14 +104,29 @@ impl Heartbeat {
         self.outstanding.clear();
     }
 
-    /// The latest round trip.
-    pub(crate) fn rtt(&self) -> Option<Duration> {
-        self.rtt
+    /// When the peer last answered a ping.
+    pub fn proof(&self) -> Option<Instant> {
+        self.proof
+    }
+
+    /// How long the answers took, on all wires.
+    pub fn rtts(&self) -> &Compact {
+        &self.rtts
+    }
+
+    /// The round trip of the latest ping that was answered.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.rtts.last()
     }
 
     /// How many pings were not answered within the patience.
-    pub(crate) fn misses(&self) -> u64 {
+    pub fn misses(&self) -> u64 {
         self.misses
+    }
+
+    /// How many pings of this wire are not answered, and when the oldest of them was sent.
+    pub fn unanswered(&self) -> (usize, Option<Instant>) {
+        (self.outstanding.len(), self.outstanding.front().map(|ping| ping.sent))
     }
 }
 
@@ -175,10 +203,10 @@ mod tests {
     fn an_answer_without_a_number_answers_all() {
         let t0 = Instant::now();
         let mut heartbeat = Heartbeat::default();
-        assert_eq!((heartbeat.prove(t0), heartbeat.rtt()), (None, None));
+        assert_eq!((heartbeat.prove(t0), heartbeat.proof()), (None, None));
         let first = heartbeat.ping(t0, false);
         heartbeat.ping(t0 + SEC, false);
-        assert_eq!((heartbeat.prove(t0 + 3 * SEC), heartbeat.rtt()), (Some(2 * SEC), Some(2 * SEC)));
+        assert_eq!((heartbeat.prove(t0 + 3 * SEC), heartbeat.proof()), (Some(2 * SEC), Some(t0 + 3 * SEC)));
         assert_eq!((heartbeat.pong(t0 + 3 * SEC, &first), heartbeat.prove(t0 + 3 * SEC)), (None, None));
         assert_eq!(heartbeat.judge(t0 + 2 * PATIENCE, PATIENCE, true, t0), Verdict::Wait(None));
     }
@@ -191,7 +219,7 @@ mod tests {
         heartbeat.pong(t0 + SEC, &first);
         heartbeat.forget();
         assert_eq!(heartbeat.judge(t0 + PATIENCE, PATIENCE, true, t0), Verdict::Wait(None));
-        assert_eq!((heartbeat.pong(t0 + 2 * SEC, &second), heartbeat.rtt()), (None, Some(SEC)));
+        assert_eq!((heartbeat.pong(t0 + 2 * SEC, &second), heartbeat.proof()), (None, Some(t0 + SEC)));
         assert_ne!(heartbeat.ping(t0, false), second, "numbers are not used again");
     }
 

@@ -30,12 +30,14 @@ use std::time::{Duration, Instant};
 
 use self::backoff::Backoff;
 use self::calls::{Call, Calls, Registered};
-use self::heartbeat::{Heartbeat, Verdict};
+pub use self::heartbeat::Heartbeat;
+use self::heartbeat::Verdict;
 use self::timers::{Timer, Timers};
 use crate::config::Config;
 use crate::dialect::Id;
 use crate::error::{Error, Phase};
 use crate::event::{Event, Generation, Standing, State};
+use crate::metrics::ChannelCounts;
 use crate::ticket::Ticket;
 
 /// The longest pause a server may impose with `Retry-After`. Bans of venues last minutes; a longer demand is more likely a mistake, and
@@ -67,13 +69,14 @@ pub struct Session<W = ()> {
     /// What the server chose on the latest wire.
     subprotocol: Option<Arc<str>>,
     calls: Calls<W>,
-    /// The round trip of the latest call that was answered.
-    call_rtt: Option<Duration>,
+    /// Dials begun since the first wire was up.
+    redials: u64,
     /// How many orders about channels were given, and how many are carried out.
     orders: u64,
     orders_done: u64,
     /// What callers may know of the channels.
     standings: BTreeMap<Arc<str>, Standing>,
+    channels: ChannelCounts,
     wishes: Wishes,
     actions: Vec<Action>,
     /// Why the session ended; `None` inside if the program closed it.
@@ -135,10 +138,11 @@ impl<W> Session<W> {
             blocked: false,
             subprotocol: None,
             calls: Calls::default(),
-            call_rtt: None,
+            redials: 0,
             orders: 0,
             orders_done: 0,
             standings: BTreeMap::new(),
+            channels: ChannelCounts::default(),
             wishes: Wishes::default(),
             actions: Vec::new(),
             end: None,
@@ -197,11 +201,6 @@ impl<W> Session<W> {
         self.calls.len()
     }
 
-    /// The round trip of the latest call that was answered.
-    pub fn call_rtt(&self) -> Option<Duration> {
-        self.call_rtt
-    }
-
     /// Notes that an order about channels is given; returns its number.
     pub fn wish_order(&mut self) -> u64 {
         self.orders += 1;
@@ -216,6 +215,11 @@ impl<W> Session<W> {
     /// What is known of the channels that are wanted.
     pub fn standings(&self) -> &BTreeMap<Arc<str>, Standing> {
         &self.standings
+    }
+
+    /// How many channels stand where.
+    pub fn channels(&self) -> ChannelCounts {
+        self.channels
     }
 
     /// Where the connection stands, wishes included: after [`wish_reconnect`](Self::wish_reconnect) the old wire no longer counts.
@@ -249,14 +253,24 @@ impl<W> Session<W> {
         self.subprotocol.clone()
     }
 
-    /// The round trip of the latest answered ping.
-    pub fn rtt(&self) -> Option<Duration> {
-        self.heartbeat.rtt()
+    /// How long the wire has been open, if one is.
+    pub fn uptime(&self, now: Instant) -> Option<Duration> {
+        matches!(self.state, State::Open | State::Closing).then(|| self.opened_for(now))
     }
 
-    /// How many pings were not answered in time.
-    pub fn misses(&self) -> u64 {
-        self.heartbeat.misses()
+    /// How long ago the latest wire was opened.
+    pub fn opened_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.opened)
+    }
+
+    /// Dials begun since the first wire was up.
+    pub fn redials(&self) -> u64 {
+        self.redials
+    }
+
+    /// The pings and what is known of their answers.
+    pub fn heartbeat(&self) -> &Heartbeat {
+        &self.heartbeat
     }
 
     // What the reactor reports.
@@ -279,12 +293,11 @@ impl<W> Session<W> {
         // What answers a request that has not begun to leave answers another.
         let call = self.calls.answer(id)?;
         let rtt = now.saturating_duration_since(call.began);
-        self.call_rtt = Some(rtt);
         Some((call, rtt))
     }
 
     /// Removes calls whose deadline has come, a limited number at a time; what is left is due at once.
-    pub fn take_expired(&mut self, now: Instant) -> Vec<Call<W>> {
+    pub fn take_expired(&mut self, now: Instant) -> Vec<(Id, Call<W>)> {
         let now = self.clamp(now);
         self.calls.expire(now)
     }
@@ -294,12 +307,19 @@ impl<W> Session<W> {
         self.calls.take()
     }
 
-    /// A channel's standing has changed; `None` if nobody wants it any more.
-    pub fn handle_standing(&mut self, channel: Arc<str>, standing: Option<Standing>) {
-        match standing {
+    /// A channel's standing has changed; `None` if nobody wants it any more. Returns whether it had one before.
+    pub fn handle_standing(&mut self, channel: Arc<str>, standing: Option<Standing>) -> bool {
+        if let Some(standing) = &standing {
+            *self.channels.of(standing) += 1;
+        }
+        let previous = match standing {
             Some(standing) => self.standings.insert(channel, standing),
             None => self.standings.remove(&channel),
         };
+        if let Some(previous) = &previous {
+            *self.channels.of(previous) -= 1;
+        }
+        previous.is_some()
     }
 
     /// The orders about channels up to this number are carried out.
@@ -478,6 +498,7 @@ impl<W> Session<W> {
         self.state = State::Connecting;
         self.wishes.reconnect = false;
         self.attempt = self.attempt.saturating_add(1);
+        self.redials += u64::from(self.was_open());
         self.timers.clear();
         self.timers.set(Timer::Dial, deadline);
         self.enter_phase(self.now, Phase::Resolve);

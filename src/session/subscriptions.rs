@@ -123,9 +123,9 @@ impl Subscriptions {
         }
     }
 
-    /// Whether no channel is wanted.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.channels.is_empty()
+    /// How many channels are wanted.
+    pub(crate) fn len(&self) -> usize {
+        self.channels.len()
     }
 
     /// Whether every channel that is wanted is confirmed.

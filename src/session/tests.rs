@@ -775,11 +775,9 @@ fn a_reply_ends_its_call_and_measures_it() {
     let (mut s, t0) = open();
     call(&mut s, t0 + SEC, 1, 9 * SEC).unwrap();
     assert!(s.handle_reply(t0 + 2 * SEC, &Id::from("1")).is_none(), "a text is another id");
-    assert_eq!(s.call_rtt(), None);
     let (_, rtt) = s.handle_reply(t0 + 3 * SEC, &Id::Number(1)).unwrap();
-    assert_eq!((rtt, s.call_rtt(), s.calls_pending()), (2 * SEC, Some(2 * SEC), 0));
+    assert_eq!((rtt, s.calls_pending()), (2 * SEC, 0));
     assert!(s.handle_reply(t0 + 4 * SEC, &Id::Number(1)).is_none(), "it ends once");
-    assert_eq!(s.call_rtt(), Some(2 * SEC));
 }
 
 #[test]
@@ -788,7 +786,7 @@ fn what_answers_a_request_that_has_not_begun_to_leave_answers_another() {
     let ticket = Arc::<Ticket>::default();
     s.register(t0, Id::Number(1), t0 + SEC, (), ticket.clone()).unwrap();
     assert!(s.handle_reply(t0, &Id::Number(1)).is_none());
-    assert_eq!((s.calls_pending(), s.call_rtt()), (1, None));
+    assert_eq!(s.calls_pending(), 1);
     ticket.begin();
     assert!(s.handle_reply(t0, &Id::Number(1)).is_some());
 }
@@ -866,7 +864,7 @@ fn any_byte_since_the_ping_excuses_its_pong() {
     s.handle_receive(t0 + 35 * SEC);
     s.handle_timeout(t0 + 40 * SEC);
     assert_eq!(drain(&mut s), [""; 0]);
-    assert_eq!((s.misses(), s.next_deadline()), (1, Some(t0 + 60 * SEC)));
+    assert_eq!((s.heartbeat().misses(), s.next_deadline()), (1, Some(t0 + 60 * SEC)));
 }
 
 #[test]
@@ -894,7 +892,7 @@ fn only_its_own_pong_settles_a_ping() {
         s.handle_receive(t0 + 31 * SEC);
         let rtt = payload.and_then(|payload| s.handle_pong(t0 + 31 * SEC, &payload));
         s.handle_timeout(t0 + 40 * SEC);
-        assert_eq!((!drain(&mut s).is_empty(), rtt.is_none(), s.rtt().is_none()), (hung_up, hung_up, hung_up));
+        assert_eq!((!drain(&mut s).is_empty(), rtt.is_none(), s.heartbeat().rtt().is_none()), (hung_up, hung_up, hung_up));
     }
 }
 
@@ -902,7 +900,7 @@ fn only_its_own_pong_settles_a_ping() {
 fn a_pong_measures_the_round_trip() {
     let (mut s, t0) = pinged(exact());
     assert_eq!(s.handle_pong(t0 + 30 * SEC + Duration::from_nanos(1234), &own(1)), Some(Duration::from_nanos(1234)));
-    assert_eq!(s.rtt(), Some(Duration::from_nanos(1234)));
+    assert_eq!(s.heartbeat().rtt(), Some(Duration::from_nanos(1234)));
 }
 
 #[test]
@@ -967,7 +965,7 @@ fn each_unanswered_ping_is_counted_once() {
         s.handle_receive(t0 + second * SEC);
         s.handle_timeout(t0 + second * SEC);
     }
-    assert_eq!(s.misses(), 3);
+    assert_eq!(s.heartbeat().misses(), 3);
 }
 
 #[test]
@@ -978,7 +976,7 @@ fn a_callers_ping_is_measured_and_not_judged() {
     s.handle_timeout(t0 + 30 * SEC);
     s.handle_receive(t0 + 35 * SEC);
     s.handle_timeout(t0 + 40 * SEC);
-    assert_eq!((drain(&mut s), s.misses()), (vec!["ping".to_owned()], 1), "that of the heartbeat");
+    assert_eq!((drain(&mut s), s.heartbeat().misses()), (vec!["ping".to_owned()], 1), "that of the heartbeat");
     assert_eq!(s.handle_pong(t0 + 41 * SEC, &answered), Some(12 * SEC));
 }
 
@@ -1026,7 +1024,7 @@ fn a_ping_that_the_limit_holds_back_is_not_missed() {
     let (mut s, t0) = pinged(exact().strict(true));
     s.handle_ping_held();
     s.handle_timeout(t0 + 40 * SEC);
-    assert_eq!((drain(&mut s).len(), s.misses(), s.next_deadline()), (0, 0, Some(t0 + 60 * SEC)));
+    assert_eq!((drain(&mut s).len(), s.heartbeat().misses(), s.next_deadline()), (0, 0, Some(t0 + 60 * SEC)));
     assert_eq!(s.handle_pong(t0 + 45 * SEC, &own(1)), Some(15 * SEC), "it left in the end");
 }
 
@@ -1047,7 +1045,7 @@ fn the_ping_before_one_that_is_held_back_is_judged() {
     s.handle_ping_held();
     s.handle_timeout(t0 + 15 * SEC);
     assert_eq!(drain(&mut s)[2..], ["ping", "hang up: the peer is silent: not a byte for 15s"]);
-    assert_eq!(s.misses(), 1);
+    assert_eq!(s.heartbeat().misses(), 1);
 }
 
 #[test]
@@ -1065,9 +1063,9 @@ fn a_proof_without_a_number_settles_the_pings_before_it() {
     s.handle_timeout(t0 + 5 * SEC);
     s.handle_timeout(t0 + 10 * SEC);
     assert_eq!(s.handle_proof(t0 + 12 * SEC), Some(2 * SEC), "since the latest");
-    assert_eq!((s.rtt(), s.handle_proof(t0 + 13 * SEC)), (Some(2 * SEC), None));
+    assert_eq!((s.heartbeat().rtt(), s.handle_proof(t0 + 13 * SEC)), (Some(2 * SEC), None));
     s.handle_timeout(t0 + 24 * SEC);
-    assert_eq!((drain(&mut s), s.misses()), (vec!["ping".to_owned(); 3], 0));
+    assert_eq!((drain(&mut s), s.heartbeat().misses()), (vec!["ping".to_owned(); 3], 0));
 }
 
 #[test]
@@ -1084,7 +1082,7 @@ fn a_proof_of_an_earlier_wire_proves_nothing() {
     let (mut s, t0) = pinged(exact());
     s.handle_lost(t0 + 31 * SEC, Error::Disconnected);
     s.handle_opened(t0 + 31 * SEC, generation(2), None);
-    assert_eq!((s.handle_proof(t0 + 32 * SEC), s.rtt()), (None, None));
+    assert_eq!((s.handle_proof(t0 + 32 * SEC), s.heartbeat().rtt()), (None, None));
 }
 
 #[test]
@@ -1140,7 +1138,7 @@ fn pings_go_on_while_reading_is_stopped_and_are_excused() {
     assert_eq!(drain(&mut s), ["ping"]);
     s.handle_blocked(t0 + 31 * SEC, false);
     s.handle_timeout(t0 + 59 * SEC);
-    assert_eq!((drain(&mut s).len(), s.misses()), (0, 0));
+    assert_eq!((drain(&mut s).len(), s.heartbeat().misses()), (0, 0));
 }
 
 #[test]
@@ -1151,7 +1149,7 @@ fn pings_from_before_reading_stopped_are_forgotten() {
     s.handle_timeout(t0 + 60 * SEC);
     s.handle_receive(t0 + 65 * SEC);
     s.handle_timeout(t0 + 70 * SEC);
-    assert_eq!(s.misses(), 1, "the one since");
+    assert_eq!(s.heartbeat().misses(), 1, "the one since");
 }
 
 #[test]

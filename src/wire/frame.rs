@@ -2,6 +2,8 @@
 
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
+use crate::recorder::FrameKind;
+
 /// Why a peer's bytes break RFC 6455 or our limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Violation {
@@ -122,6 +124,17 @@ pub fn size(payload: usize) -> usize {
         _ => 10,
     };
     header + 4 + payload
+}
+
+/// What a frame is, for those who record it.
+pub(crate) fn kind(opcode: OpCode) -> FrameKind {
+    match opcode {
+        OpCode::Control(Control::Ping) => FrameKind::Ping,
+        OpCode::Control(Control::Pong) => FrameKind::Pong,
+        OpCode::Control(_) => FrameKind::Close,
+        OpCode::Data(Data::Binary) => FrameKind::Binary,
+        OpCode::Data(_) => FrameKind::Text,
+    }
 }
 
 /// The payload of a Close frame. Without a code it is empty, whatever the reason (RFC 6455 §5.5.1); a reason of more than 123 bytes is

@@ -16,7 +16,7 @@ mod tests;
 #[cfg(test)]
 mod world;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -138,7 +138,14 @@ impl Dialogue {
             subscriptions: Subscriptions::new(rules.clone(), now),
             rules,
             phase: Phase::Down,
-            voice: Voice { dialect, number: NUMBER_FIRST, said: BTreeSet::new(), order: VecDeque::new(), deeds: Vec::new() },
+            voice: Voice {
+                dialect,
+                number: NUMBER_FIRST,
+                said: BTreeMap::new(),
+                order: VecDeque::new(),
+                has_login: false,
+                deeds: Vec::new(),
+            },
             live: false,
             blocked: false,
             now,
@@ -160,6 +167,16 @@ impl Dialogue {
         self.voice.has_said(id)
             || self.exchange().is_some_and(|exchange| exchange.id == *id)
             || self.subscriptions.await_reply(id)
+    }
+
+    /// Whether a reply to a login may come, be it late or again.
+    pub fn has_login(&self) -> bool {
+        self.voice.has_login
+    }
+
+    /// Whether a reply with this id answers a login, whose secrets it may tell.
+    pub fn is_login(&self, id: &Id) -> bool {
+        self.voice.said.get(id).is_some_and(|is_login| *is_login)
     }
 
     /// Whether [`handle_data`](Self::handle_data) can have any effect, so that it needs to be called.
@@ -302,7 +319,12 @@ impl Dialogue {
 
     /// Whether any channel is wanted.
     pub fn has_channels(&self) -> bool {
-        !self.subscriptions.is_empty()
+        self.channels() > 0
+    }
+
+    /// How many channels are wanted.
+    pub fn channels(&self) -> usize {
+        self.subscriptions.len()
     }
 
     /// Takes what is to be done, in order. Call after every input.
@@ -388,9 +410,11 @@ pub(crate) struct Voice {
     pub(crate) dialect: Arc<dyn Dialect>,
     /// The next one.
     number: u64,
-    /// The ids of what was said on this wire, and the order in which they are forgotten.
-    said: BTreeSet<Id>,
+    /// The ids of what was said on this wire, with whether it was a login, and the order in which they are forgotten.
+    said: BTreeMap<Id, bool>,
     order: VecDeque<Id>,
+    /// A login was said on this wire.
+    has_login: bool,
     deeds: Vec<Deed>,
 }
 
@@ -403,8 +427,9 @@ impl Voice {
 
     /// Has a text sent, and remembers the id of its reply.
     pub(crate) fn say(&mut self, text: String, urgent: bool, id: Option<Id>, ticket: Option<Arc<Ticket>>) {
+        self.has_login |= urgent;
         if let Some(id) = id
-            && self.said.insert(id.clone())
+            && self.said.insert(id.clone(), urgent).is_none()
         {
             self.order.push_back(id);
             if self.order.len() > SAID_MAX
@@ -422,13 +447,14 @@ impl Voice {
     }
 
     fn has_said(&self, id: &Id) -> bool {
-        self.said.contains(id)
+        self.said.contains_key(id)
     }
 
     /// The wire is gone, and no reply comes any more.
     fn forget(&mut self) {
         self.said.clear();
         self.order.clear();
+        self.has_login = false;
     }
 }
 

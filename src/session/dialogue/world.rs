@@ -1,7 +1,7 @@
 //! Dialogues with a venue that loses, delays and refuses, in virtual time. Each seed ends with a phase in which all is well, after which
 //! the venue must have what is wanted and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::tests::{Speech, id, rules};
 use super::*;

@@ -1,0 +1,244 @@
+//! Who is told of what a connection does besides its consumers: the log, observers, the recording.
+
+use std::mem;
+use std::time::{Duration, Instant};
+
+use crate::config::Throttle;
+use crate::error::{Error, Result};
+use crate::event::{ConnectionId, Event, Generation, Sent};
+use crate::governor::Pressure;
+use crate::reactor::shared::Shared;
+use crate::recorder::{Direction, FrameKind};
+use crate::target::Target;
+use crate::telemetry::{self, Closer, Observed, Signal};
+use crate::wire::assembler::Item;
+use crate::wire::frame;
+use crate::wire::out::Outgoing;
+
+/// The target of the frames that are logged on request.
+const FRAMES: &str = "zen_websocket::frames";
+
+/// How much of a text the log shows.
+const SHOWN_MAX: usize = 256;
+
+impl Shared {
+    /// Tells observers of a signal, if any listens.
+    pub(crate) fn tell(&self, signal: &Signal<'_>) {
+        if telemetry::is_wanted(signal.kind()) {
+            self.tell_wanted(signal);
+        }
+    }
+
+    #[cold]
+    fn tell_wanted(&self, signal: &Signal<'_>) {
+        let (connection, generation) = (Some(self.id), self.generation());
+        let host = self.instruments.host(|| Target::parse(&self.config.url).map_or_else(|_| String::new(), |target| target.authority));
+        telemetry::tell(&Observed { connection, generation, host, at: Instant::now(), signal });
+    }
+
+    /// Tells all of an event, before it is delivered.
+    pub(crate) fn witness(&self, generation: Generation, event: &Event) {
+        log_event(self.id, generation, event);
+        self.tell_event(event);
+        if let Some(tap) = &self.tap {
+            tap.event(Instant::now(), generation, event);
+        }
+    }
+
+    fn tell_event(&self, event: &Event) {
+        match event {
+            Event::Dialing { attempt } => self.tell(&Signal::Dial { attempt: *attempt }),
+            Event::DialFailed { attempt, cause, redial_in } => {
+                self.tell(&Signal::DialFailed { attempt: *attempt, cause });
+                self.tell_redial(*redial_in);
+            }
+            Event::Open => self.tell(&Signal::Open),
+            Event::Live => self.tell(&Signal::Live),
+            Event::Gap { channel: None, missing } => self.tell(&Signal::Dropped { messages: *missing }),
+            Event::Gap { channel: Some(channel), missing } => self.tell(&Signal::Gap { channel, missing: *missing }),
+            Event::Rejected { channel, reason } => self.tell(&Signal::Rejected { channel, reason }),
+            Event::ChannelSilent { channel, quiet } => self.tell(&Signal::Silent { channel, quiet: *quiet }),
+            Event::Unmatched { id, .. } => self.tell(&Signal::Unmatched { id }),
+            Event::Unsent { messages, bytes } => self.tell(&Signal::Unsent { messages: *messages, bytes: *bytes }),
+            Event::Lost { cause, redial_in } => {
+                let uptime = self.session.lock().opened_for(Instant::now());
+                let code = if let Error::PeerClosed { code, .. } = cause { *code } else { None };
+                self.tell(&Signal::Lost { cause, closer: Closer::of(cause), code, uptime });
+                self.tell_redial(*redial_in);
+            }
+            Event::Closed { cause } => {
+                if let Some(Error::Exhausted { attempts, .. }) = cause {
+                    self.tell(&Signal::RedialsExhausted { attempts: *attempts });
+                }
+                self.tell(&Signal::Closed { cause: cause.as_ref() });
+            }
+            Event::Message(_) | Event::Request { .. } | Event::Notice(_) => {}
+        }
+    }
+
+    fn tell_redial(&self, redial_in: Option<Duration>) {
+        if let Some(delay) = redial_in {
+            self.tell(&Signal::RedialScheduled { delay });
+        }
+    }
+
+    /// Tells of what became of something that was to be sent.
+    pub(crate) fn tell_sent(&self, sent: &Result<Sent>) {
+        match sent {
+            Ok(Sent::Written | Sent::Buffered) if telemetry::is_wanted(Signal::CONSUME) => self.tell_limits(true),
+            Ok(Sent::Written | Sent::Buffered) => {}
+            Ok(Sent::Queued) => {
+                let waiting = self.out.lock().waiting();
+                self.tell(&Signal::Queue { waiting });
+                self.tell_pressure();
+            }
+            Err(Error::Full { unsent }) => self.tell(&Signal::Refused { unsent: *unsent }),
+            Err(Error::QueueFull { waiting }) => self.tell(&Signal::QueueFull { waiting: *waiting }),
+            Err(Error::Throttled { wait }) => self.tell(&Signal::Throttle { wait: *wait }),
+            Err(_) => {}
+        }
+    }
+
+    /// Tells that what the rate limit held back may leave.
+    pub(crate) fn tell_refill(&self) {
+        if telemetry::is_wanted(Signal::REFILL) {
+            self.tell_limits(false);
+        }
+        self.tell_pressure();
+    }
+
+    #[cold]
+    fn tell_limits(&self, is_consumed: bool) {
+        for limit in self.rate_status().limits {
+            let (name, available, capacity) = (limit.name.as_deref(), limit.available, limit.capacity);
+            self.tell(&if is_consumed {
+                Signal::Consume { name, available, capacity }
+            } else {
+                Signal::Refill { name, available, capacity }
+            });
+        }
+    }
+
+    fn tell_pressure(&self) {
+        let Throttle::Queue(max) = self.config.settings.throttle else { return };
+        if !telemetry::is_wanted(Signal::PRESSURE) {
+            return;
+        }
+        let level = Pressure::of(self.out.lock().waiting(), max);
+        let previous = mem::replace(&mut *self.pressure.lock(), level);
+        if level != previous {
+            self.tell(&Signal::Pressure { level, previous });
+        }
+    }
+
+    /// Serving this connection kept its reactor from all others for so long.
+    pub(crate) fn tell_stall(&self, took: Duration) {
+        log::warn!("{}: kept its reactor busy for {took:?}", self.id);
+        self.tell(&Signal::Stall { took });
+    }
+
+    /// Whether somebody wants to see the frames that come.
+    pub(crate) fn sees_frames(&self) -> bool {
+        self.config.settings.debug || self.tap.is_some()
+    }
+
+    /// A message or a control frame has come.
+    pub(crate) fn witness_item(&self, at: Instant, generation: Generation, item: &Item<'_>, is_secret: bool) {
+        let see = |kind, payload: &[u8]| self.witness_frame(at, generation, kind, payload, is_secret);
+        match item {
+            Item::Text(text) => see(FrameKind::Text, text.as_bytes()),
+            Item::Binary(bytes) => see(FrameKind::Binary, bytes),
+            Item::Ping(payload) => see(FrameKind::Ping, payload),
+            Item::Pong(payload) => see(FrameKind::Pong, payload),
+            Item::Close { code, reason } => see(FrameKind::Close, &frame::close_payload(*code, reason)),
+        }
+    }
+
+    fn witness_frame(&self, at: Instant, generation: Generation, kind: FrameKind, payload: &[u8], is_secret: bool) {
+        if let Some(tap) = &self.tap {
+            tap.frame(at, generation, Direction::In, kind, payload, is_secret);
+        }
+        if self.config.settings.debug {
+            log_frame(self.id, generation, "received", kind, payload, is_secret);
+        }
+    }
+
+
+    /// Messages were to be sent, of which the first `count` were accepted. The recording has them from the sending half, in the order of
+    /// the wire.
+    pub(crate) fn witness_sent(&self, generation: Generation, messages: &[Outgoing<'_>], count: usize, sent: &Result<Sent>) {
+        if self.config.settings.debug {
+            for outgoing in &messages[..count] {
+                log_frame(self.id, generation, "sent", frame::kind(outgoing.opcode), outgoing.payload, outgoing.is_secret);
+            }
+            if let (Some(outgoing), Err(error)) = (messages.get(count), sent) {
+                let (id, word, size) = (self.id, word(frame::kind(outgoing.opcode)), outgoing.payload.len());
+                log::debug!(target: FRAMES, "{id}, {generation}: not sent: {word}, {size} bytes: {error}");
+            }
+        }
+        self.tell_sent(sent);
+    }
+
+    /// A control frame of the connection's own was sent, or waits.
+    pub(crate) fn log_control(&self, kind: FrameKind, payload: &[u8]) {
+        if self.config.settings.debug {
+            log_frame(self.id, self.generation(), "sent", kind, payload, false);
+        }
+    }
+}
+
+fn log_event(id: ConnectionId, generation: Generation, event: &Event) {
+    match event {
+        Event::Open => log::info!("{id}: open, {generation}"),
+        Event::Dialing { attempt } => log::debug!("{id}: dialing, attempt {attempt}"),
+        Event::DialFailed { attempt, cause, redial_in: Some(pause) } => {
+            log::warn!("{id}: dial {attempt} failed, next in {pause:?}: {cause}");
+        }
+        Event::DialFailed { attempt, cause, redial_in: None } => log::warn!("{id}: dial {attempt} failed: {cause}"),
+        Event::Lost { cause, redial_in: Some(pause) } => log::warn!("{id}: lost {generation}, next dial in {pause:?}: {cause}"),
+        Event::Lost { cause, redial_in: None } => log::warn!("{id}: lost {generation}: {cause}"),
+        Event::Unsent { messages, bytes } => log::warn!("{id}: {messages} messages ({bytes} bytes) did not leave {generation}"),
+        Event::Gap { channel: None, missing } => log::warn!("{id}: the inbox was full, {missing} messages dropped"),
+        Event::Gap { channel: Some(channel), missing } => log::warn!("{id}: the sequence of {channel} jumps by {missing}"),
+        Event::Live => log::info!("{id}: live, {generation}"),
+        Event::Rejected { channel, reason } => log::warn!("{id}: {channel} was refused: {reason}"),
+        Event::ChannelSilent { channel, quiet } => log::warn!("{id}: no data of {channel} for {quiet:?}, subscribing anew"),
+        Event::Unmatched { id: call, .. } => log::debug!("{id}: a reply to no call that waits, {call}"),
+        Event::Request { id: call, .. } => log::debug!("{id}: the venue asks something, {call}"),
+        Event::Notice(_) => log::info!("{id}: the venue tells of itself"),
+        Event::Closed { cause: Some(cause) } => log::error!("{id}: closed: {cause}"),
+        Event::Closed { cause: None } => log::info!("{id}: closed"),
+        Event::Message(_) => {}
+    }
+}
+
+fn log_frame(
+    id: ConnectionId,
+    generation: Generation,
+    verb: &str,
+    kind: FrameKind,
+    payload: &[u8],
+    is_secret: bool,
+) {
+    let (size, word) = (payload.len(), word(kind));
+    match str::from_utf8(payload) {
+        _ if is_secret => log::debug!(target: FRAMES, "{id}, {generation}: {verb} {word}, {size} bytes: [redacted]"),
+        Ok(text) if kind == FrameKind::Text => {
+            let end = (0..=SHOWN_MAX.min(size)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+            let shown = &text[..end];
+            let dots = if shown.len() < size { "…" } else { "" };
+            log::debug!(target: FRAMES, "{id}, {generation}: {verb} {word}, {size} bytes: {}{dots}", shown.escape_debug());
+        }
+        _ => log::debug!(target: FRAMES, "{id}, {generation}: {verb} {word}, {size} bytes"),
+    }
+}
+
+fn word(kind: FrameKind) -> &'static str {
+    match kind {
+        FrameKind::Text => "text",
+        FrameKind::Binary => "binary",
+        FrameKind::Ping => "ping",
+        FrameKind::Pong => "pong",
+        FrameKind::Close => "close",
+    }
+}

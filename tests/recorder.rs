@@ -1,0 +1,195 @@
+//! What a session leaves in its recording.
+
+mod common;
+
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use zen_websocket::testkit::{MockServer, Script};
+use zen_websocket::{Config, Content, Direction, Entry, JsonRpc, Recorder, connect};
+
+use self::common::*;
+
+fn feed() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("feed.jsonl");
+    (directory, path)
+}
+
+/// The entries that a file holds, as lines that can be compared: wire, direction, content.
+fn entries(path: &Path) -> Vec<String> {
+    fs::read_to_string(path).unwrap().lines().map(|line| described(&Entry::parse(line).unwrap())).collect()
+}
+
+fn described(entry: &Entry) -> String {
+    let content = match &entry.content {
+        Content::Text(text) => format!("text {text}"),
+        Content::Binary(bytes) => format!("binary {bytes:?}"),
+        Content::Ping(bytes) => format!("ping {bytes:?}"),
+        Content::Pong(bytes) => format!("pong {bytes:?}"),
+        Content::Close { code, reason } => format!("close {code:?} {reason}"),
+        Content::State(state) => {
+            let state: Value = serde_json::from_str(state).unwrap();
+            return state["event"].as_str().unwrap().to_owned();
+        }
+        other => panic!("{other:?}"),
+    };
+    let direction = if entry.direction == Direction::In { "in" } else { "out" };
+    format!("{} {direction} {content}", entry.generation.unwrap())
+}
+
+#[test]
+fn a_session_is_recorded_in_order_and_in_both_directions() {
+    let (_directory, path) = feed();
+    let (_server, peer, client, inbox) = session_with(Script::new(), |config| config.record_to(&path));
+    client.send("hello").unwrap();
+    assert_eq!(next_line(&inbox), "text hello");
+    peer.ping("are you there");
+    peer.send_binary(&[1, 2, 3]);
+    next(&inbox);
+    client.close().unwrap();
+    let expected = [
+        "dialing",
+        "open",
+        "1 out text hello",
+        "1 in text hello",
+        &format!("1 in ping {:?}", b"are you there"),
+        &format!("1 out pong {:?}", b"are you there"),
+        "1 in binary [1, 2, 3]",
+        "1 out close Some(1000) ",
+        "1 in close Some(1000) ",
+        "closed",
+    ];
+    assert_eq!(entries(&path), expected);
+    let recorder = client.metrics().recorder.unwrap();
+    assert_eq!((recorder.written, recorder.dropped, recorder.failure), (10, 0, None));
+    assert_eq!(recorder.bytes, fs::metadata(&path).unwrap().len());
+}
+
+#[test]
+fn times_in_a_recording_never_go_back_on_a_connection() {
+    let (_directory, path) = feed();
+    let (_server, _peer, client, inbox) = session_with(Script::new(), |config| config.record_to(&path));
+    for number in 0..100 {
+        client.send(&number.to_string()).unwrap();
+        text(&inbox);
+    }
+    client.close().unwrap();
+    let entries: Vec<_> = fs::read_to_string(&path).unwrap().lines().map(|line| Entry::parse(line).unwrap()).collect();
+    assert!(entries.is_sorted_by_key(|entry| (entry.at, entry.mono)), "{entries:#?}");
+    assert!(entries.len() > 200);
+}
+
+#[test]
+fn a_recording_goes_on_with_the_next_wire_and_with_the_next_client() {
+    let (_directory, path) = feed();
+    let server = serve(Script::new());
+    for _ in 0..2 {
+        let (peer, client, inbox) = join(&server, config(&server).record_to(&path));
+        client.send("one").unwrap();
+        text(&inbox);
+        peer.reset();
+        until_open(&inbox);
+        client.send("two").unwrap();
+        text(&inbox);
+        client.close().unwrap();
+        server.accept(WAIT).unwrap();
+    }
+    let entries = entries(&path);
+    let session = |entries: &[String]| {
+        let interesting =
+            ["open", "1 out text one", "1 in text one", "lost", "open", "2 out text two", "2 in text two", "closed"];
+        let kept: Vec<_> = entries.iter().filter(|entry| interesting.contains(&entry.as_str())).collect();
+        assert_eq!(kept, interesting);
+    };
+    let end = entries.iter().position(|entry| entry == "closed").unwrap() + 1;
+    session(&entries[..end]);
+    session(&entries[end..]);
+}
+
+#[test]
+fn a_login_leaves_no_secret_in_a_recording() {
+    let (_directory, path) = feed();
+    let answer = |peer: &zen_websocket::testkit::Peer, text: &str| {
+        let request: Value = serde_json::from_str(text).unwrap();
+        peer.send_text(&format!(r#"{{"id":{},"result":"token-4712"}}"#, request["id"]));
+    };
+    let dialect = JsonRpc::new().login("public/auth", |_| serde_json::json!({ "client_secret": "key-4711" }));
+    let (_server, _peer, client, inbox) =
+        session_with(Script::new().on_text(answer), |config| config.dialect(dialect).record_to(&path));
+    drop(inbox);
+    client.close().unwrap();
+    let recording = fs::read_to_string(&path).unwrap();
+    assert!(!recording.contains("4711") && !recording.contains("4712"), "{recording}");
+    let masked: Vec<_> = recording.lines().map(|line| Entry::parse(line).unwrap()).filter(|entry| entry.masked).collect();
+    assert_eq!(masked.iter().map(described).collect::<Vec<_>>(), ["1 out text ", "1 in text "]);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_keeps_nobody_from_connecting() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_server, _peer, client, inbox) = session_with(Script::new(), |config| config.record_to(directory.path()));
+    client.send("hello").unwrap();
+    assert_eq!(text(&inbox), "hello");
+}
+
+#[test]
+fn a_recorder_that_cannot_work_is_refused_by_its_setting() {
+    let error = connect(Config::new("ws://127.0.0.1:1").record_to(Recorder::new("feed.jsonl").queue_max(1))).unwrap_err();
+    assert_eq!(error.to_string(), "invalid queue_max: 64 KiB are the least");
+}
+
+/// The program that is killed below: it sends numbers, one after the other, and says when some are in the file.
+#[test]
+fn child() {
+    let Ok(path) = env::var(CHILD) else { return };
+    let server = MockServer::start().unwrap();
+    let recorder = Recorder::new(path).flush_interval(ms(1));
+    let (client, inbox) = connect(config(&server).record_to(recorder)).unwrap();
+    until_open(&inbox);
+    for number in 0.. {
+        client.send(&number.to_string()).unwrap();
+        text(&inbox);
+        if client.metrics().recorder.unwrap().written >= 1000 {
+            writeln!(std::io::stdout(), "{READY}").unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_program_that_is_killed_leaves_a_recording_that_can_be_read_and_continued() {
+    let (_directory, path) = feed();
+    let mut child = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "child", "--nocapture"])
+        .env(CHILD, &path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let ready = BufReader::new(child.stdout.take().unwrap()).lines().any(|line| line.unwrap() == READY);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(ready);
+    // As if it had been killed in the middle of a line.
+    fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(br#"{"ts":"2026-11-2"#).unwrap();
+
+    let (_server, _peer, client, inbox) = session_with(Script::new(), |config| config.record_to(&path));
+    client.send("after").unwrap();
+    text(&inbox);
+    client.close().unwrap();
+    let recording = fs::read_to_string(&path).unwrap();
+    let (entries, torn): (Vec<_>, Vec<_>) = recording.lines().map(Entry::parse).partition(Result::is_ok);
+    assert_eq!(torn.len(), 1);
+    let sent: Vec<_> =
+        entries.iter().flatten().filter(|entry| entry.direction == Direction::Out).map(|entry| &entry.content).collect();
+    let numbers = sent.iter().position(|content| **content == Content::Text("after".into())).unwrap();
+    assert!(numbers > 400, "{numbers}");
+    assert!(sent[..numbers].iter().zip(0..).all(|(content, number)| **content == Content::Text(number.to_string())));
+}
+
+const CHILD: &str = "ZEN_WEBSOCKET_RECORD_TO";
+const READY: &str = "ready";
