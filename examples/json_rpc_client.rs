@@ -50,7 +50,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             println!("{method}: {error}; may have been sent: {}; {}", error.may_have_been_sent(), error.explain().suggestion);
         }
     }
-    println!("latest round trip: {:?}, pending: {}", client.latency().calls.map(|calls| calls.last), client.metrics().calls_pending);
+    println!(
+        "latest round trip: {:?}, pending: {}",
+        client.latency().calls.map(|calls| calls.last),
+        client.metrics().calls_pending
+    );
     client.close()?;
     Ok(())
 }

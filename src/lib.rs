@@ -78,14 +78,26 @@
 //!
 //! # Logs
 //!
-//! State changes are logged through [`log`], under the targets of this crate's modules: `info` for open and closed by this program,
-//! `warn` for a loss, a failed dial, messages dropped or unsent, `error` for a connection that ended for a cause, a hook that panicked or
-//! a reactor that cannot go on, `debug` for dials. No line carries header values, user info or query values. A logger runs where the line
-//! is written, mostly on a reactor thread: it must not wait, nor panic.
+//! State changes are logged through [`log`], one line each with its cause and what comes next, under the targets of this crate's modules,
+//! which begin with `zen_websocket`: `info` for open, live and closed by this program, `warn` for a loss, a failed dial, messages dropped or
+//! unsent and a stalled reactor, `error` for a connection that ended for a cause, a hook that panicked, a recording that fails, or a
+//! reactor that cannot go on, `debug` for dials and replies to nobody. [`Config::debug`] adds every message and control frame of a
+//! connection, under `zen_websocket::frames`. No line carries header values, user info, query values or logins. A logger runs where the
+//! line is written, mostly on a reactor thread: it must not wait, nor panic.
+//!
+//! # Watching it
+//!
+//! | question | answer |
+//! | --- | --- |
+//! | how does it stand, what was counted | [`Client::metrics`], [`Client::heartbeat`], [`Reactor::metrics`] |
+//! | how long do things take | [`Client::latency`] |
+//! | what happens | [`telemetry`], and the `metrics` facade with feature `metrics` |
+//! | what was said | [`Config::record_to`], [`Config::debug`] |
+//! | what does this error mean | [`Error::explain`] |
 //!
 //! # Features
 //!
-//! `testkit`, off by default: an embedded exchange for tests, plain and TLS, that refuses, stalls, lies and falls silent on request.
+//! Both are off by default. `metrics`: the bridge from the [`telemetry`] to the facade of that name. `testkit`: an embedded exchange for tests, plain and TLS, that refuses, stalls, lies and falls silent on request.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
@@ -139,8 +151,8 @@ pub use crate::socket::SocketOptions;
 pub mod internals {
     pub use crate::governor::{Costs, Governor, Refused};
     pub use crate::latency::{Compact, Histogram};
-    pub use crate::session::calls::{Call, Registered};
     pub use crate::recorder::{FrameKind, Tap};
+    pub use crate::session::calls::{Call, Registered};
     pub use crate::session::dialogue::{Deed, Dialogue, Rules, Stamp};
     pub use crate::session::{Action, Heartbeat, Session};
     pub use crate::ticket::Ticket;

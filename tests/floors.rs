@@ -6,7 +6,24 @@ use std::path::{Path, PathBuf};
 
 /// The modules, floor by floor; `lib` may name all.
 const FLOORS: [(&str, &[&str]); 4] = [
-    ("floor 0", &["error", "event", "config", "socket", "target", "metrics", "latency", "telemetry", "recorder", "dialect", "governor", "reply", "ticket"]),
+    (
+        "floor 0",
+        &[
+            "error",
+            "event",
+            "config",
+            "socket",
+            "target",
+            "metrics",
+            "latency",
+            "telemetry",
+            "recorder",
+            "dialect",
+            "governor",
+            "reply",
+            "ticket",
+        ],
+    ),
     ("floor 1", &["session", "wire"]),
     ("floor 2", &["reactor"]),
     ("floor 3", &["client", "guide", "inbox", "rpc"]),

@@ -52,6 +52,13 @@ pub enum Refused {
     },
 }
 
+impl Costs {
+    /// What it costs under the limit of this place in the settings.
+    pub(crate) fn of(&self, limit: usize) -> u32 {
+        self.0[limit]
+    }
+}
+
 impl Governor {
     /// Makes the governor of a connection, or none if it has no limits. Limits with a name join those of the same name in this
     /// process.

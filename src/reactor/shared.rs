@@ -4,8 +4,8 @@
 
 use std::io::{self, Read, Write};
 use std::slice;
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -48,7 +48,7 @@ pub(crate) struct Shared {
     /// Signalled with `session` when its state has changed.
     pub(crate) changed: Condvar,
     pub(crate) out: Mutex<Out<Stream>>,
-    governor: Option<Arc<Governor>>,
+    pub(crate) governor: Option<Arc<Governor>>,
     /// What callers want of the dialogue, for the reactor.
     pub(crate) orders: Mutex<Vec<Order>>,
     /// Counts calls and subscriptions.

@@ -83,10 +83,7 @@ pub(crate) struct Slot {
 
 enum Link {
     Down,
-    Resolving {
-        attempt: u32,
-        deadline: Instant,
-    },
+    Resolving { attempt: u32, deadline: Instant },
     Dialing(Box<Dialing>),
     Open(Box<Wire>),
 }
@@ -103,6 +100,7 @@ struct Dialing {
 }
 
 /// What observers of the traffic were told.
+#[derive(Default)]
 struct Traffic {
     /// When they are told more, if there is more.
     due: Option<Instant>,
@@ -197,7 +195,8 @@ impl Slot {
             dropped: 0,
             in_burst: false,
             broken: false,
-            traffic: None,
+            // What is sent before the first read counts, too.
+            traffic: telemetry::is_wanted(Signal::TRAFFIC).then(Box::default),
         }
     }
 
@@ -712,7 +711,9 @@ impl Slot {
         wire.is_open = true;
         let now = Instant::now();
         if let Some(talk) = &mut self.talk {
-            self.shared.tell(&Signal::Login { took: now.saturating_duration_since(talk.began) });
+            if talk.dialogue.has_login() {
+                self.shared.tell(&Signal::Login { took: now.saturating_duration_since(talk.began) });
+            }
             talk.began = now;
             talk.is_restoring = talk.dialogue.has_channels();
         }
@@ -1170,6 +1171,7 @@ impl Slot {
             wire.unsent = unsent;
             wire.held_until = next;
         }
+        self.shared.tell_pressure();
         failure
     }
 }

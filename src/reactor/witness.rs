@@ -32,7 +32,8 @@ impl Shared {
     #[cold]
     fn tell_wanted(&self, signal: &Signal<'_>) {
         let (connection, generation) = (Some(self.id), self.generation());
-        let host = self.instruments.host(|| Target::parse(&self.config.url).map_or_else(|_| String::new(), |target| target.authority));
+        let host =
+            self.instruments.host(|| Target::parse(&self.config.url).map_or_else(|_| String::new(), |target| target.authority));
         telemetry::tell(&Observed { connection, generation, host, at: Instant::now(), signal });
     }
 
@@ -82,10 +83,12 @@ impl Shared {
         }
     }
 
-    /// Tells of what became of something that was to be sent.
-    pub(crate) fn tell_sent(&self, sent: &Result<Sent>) {
+    /// Tells of what became of messages that were to be sent, of which these were accepted.
+    fn tell_sent(&self, accepted: &[Outgoing<'_>], sent: &Result<Sent>) {
         match sent {
-            Ok(Sent::Written | Sent::Buffered) if telemetry::is_wanted(Signal::CONSUME) => self.tell_limits(true),
+            Ok(Sent::Written | Sent::Buffered) if self.governor.is_some() && telemetry::is_wanted(Signal::CONSUME) => {
+                self.tell_consumed(accepted);
+            }
             Ok(Sent::Written | Sent::Buffered) => {}
             Ok(Sent::Queued) => {
                 let waiting = self.out.lock().waiting();
@@ -99,27 +102,28 @@ impl Shared {
         }
     }
 
+    #[cold]
+    fn tell_consumed(&self, accepted: &[Outgoing<'_>]) {
+        for (index, limit) in self.rate_status().limits.iter().enumerate() {
+            let cost = accepted.iter().map(|outgoing| outgoing.costs.of(index)).sum();
+            let (name, available, capacity) = (limit.name.as_deref(), limit.available, limit.capacity);
+            self.tell(&Signal::Consume { name, cost, available, capacity });
+        }
+    }
+
     /// Tells that what the rate limit held back may leave.
     pub(crate) fn tell_refill(&self) {
-        if telemetry::is_wanted(Signal::REFILL) {
-            self.tell_limits(false);
+        if !telemetry::is_wanted(Signal::REFILL) {
+            return;
         }
-        self.tell_pressure();
-    }
-
-    #[cold]
-    fn tell_limits(&self, is_consumed: bool) {
         for limit in self.rate_status().limits {
             let (name, available, capacity) = (limit.name.as_deref(), limit.available, limit.capacity);
-            self.tell(&if is_consumed {
-                Signal::Consume { name, available, capacity }
-            } else {
-                Signal::Refill { name, available, capacity }
-            });
+            self.tell(&Signal::Refill { name, available, capacity });
         }
     }
 
-    fn tell_pressure(&self) {
+    /// Tells how full the queue for the rate limit is, if that has changed.
+    pub(crate) fn tell_pressure(&self) {
         let Throttle::Queue(max) = self.config.settings.throttle else { return };
         if !telemetry::is_wanted(Signal::PRESSURE) {
             return;
@@ -163,7 +167,6 @@ impl Shared {
         }
     }
 
-
     /// Messages were to be sent, of which the first `count` were accepted. The recording has them from the sending half, in the order of
     /// the wire.
     pub(crate) fn witness_sent(&self, generation: Generation, messages: &[Outgoing<'_>], count: usize, sent: &Result<Sent>) {
@@ -176,7 +179,7 @@ impl Shared {
                 log::debug!(target: FRAMES, "{id}, {generation}: not sent: {word}, {size} bytes: {error}");
             }
         }
-        self.tell_sent(sent);
+        self.tell_sent(&messages[..count], sent);
     }
 
     /// A control frame of the connection's own was sent, or waits.
@@ -212,14 +215,7 @@ fn log_event(id: ConnectionId, generation: Generation, event: &Event) {
     }
 }
 
-fn log_frame(
-    id: ConnectionId,
-    generation: Generation,
-    verb: &str,
-    kind: FrameKind,
-    payload: &[u8],
-    is_secret: bool,
-) {
+fn log_frame(id: ConnectionId, generation: Generation, verb: &str, kind: FrameKind, payload: &[u8], is_secret: bool) {
     let (size, word) = (payload.len(), word(kind));
     match str::from_utf8(payload) {
         _ if is_secret => log::debug!(target: FRAMES, "{id}, {generation}: {verb} {word}, {size} bytes: [redacted]"),

@@ -96,7 +96,7 @@ impl Journal {
 
     /// Renames the file, so that the next line begins a new one. Where that fails the file grows on, until it is too large or old again.
     fn rotate(&mut self, now: Instant) {
-        let target = self.rotated_path();
+        let target = self.rotated_path(SystemTime::now());
         match fs::rename(&self.path, &target) {
             Ok(()) => {
                 self.open = None;
@@ -115,9 +115,8 @@ impl Journal {
     }
 
     /// A name that no file has.
-    fn rotated_path(&self) -> PathBuf {
+    fn rotated_path(&self, mut at: SystemTime) -> PathBuf {
         let (stem, extension) = self.name_parts();
-        let mut at = SystemTime::now();
         loop {
             let mut name = stem.clone();
             name.push(stamp(at));
@@ -262,14 +261,13 @@ mod tests {
 
     #[test]
     fn names_of_rotated_files_sort_by_time_and_are_never_taken() {
-        let (_directory, journal) = journal(|recorder| recorder);
-        let first = journal.rotated_path();
-        fs::write(gzip::compressed(&first), "").unwrap();
-        let second = journal.rotated_path();
-        assert!(first < second, "{first:?} {second:?}");
-        let name = second.file_name().unwrap().to_str().unwrap();
-        let stamp = name.strip_prefix("feed.").unwrap().strip_suffix(".jsonl").unwrap();
-        assert!(is_stamp(stamp), "{stamp}");
+        let (directory, journal) = journal(|recorder| recorder);
+        let at = SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_000_001);
+        let path = |name: &str| directory.path().join(name);
+        assert_eq!(journal.rotated_path(at), path("feed.20231114T221320.000001Z.jsonl"));
+        fs::write(path("feed.20231114T221320.000001Z.jsonl"), "").unwrap();
+        fs::write(path("feed.20231114T221320.000002Z.jsonl.gz"), "").unwrap();
+        assert_eq!(journal.rotated_path(at), path("feed.20231114T221320.000003Z.jsonl"));
     }
 
     #[test]
@@ -290,6 +288,18 @@ mod tests {
         assert!(journal.write(&mut lines, Instant::now()).is_err());
         assert_eq!(lines, b"one\n");
         fs::remove_dir(&journal.path).unwrap();
+        journal.write(&mut lines, Instant::now()).unwrap();
+        assert_eq!(contents(&directory), ["one\n"]);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_file_that_failed_is_opened_again() {
+        let (directory, mut journal) = journal(|recorder| recorder);
+        std::os::unix::fs::symlink("/dev/full", &journal.path).unwrap();
+        let mut lines = b"one\n".to_vec();
+        assert_eq!(journal.write(&mut lines, Instant::now()).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        fs::remove_file(&journal.path).unwrap();
         journal.write(&mut lines, Instant::now()).unwrap();
         assert_eq!(contents(&directory), ["one\n"]);
     }

@@ -1,6 +1,6 @@
 //! Recordings of what a connection said and heard, for later study and for replay.
 //!
-//! Those who record leave frames as they are in a [`queue`] (`tap`); a thread per file (`writer`) turns them into lines (`entry`) and
+//! Those who record (`tap`) leave frames as they are in a `queue`; a thread per file (`writer`) turns them into lines (`entry`) and
 //! appends them (`journal`), and compresses what was rotated (`gzip`).
 
 mod entry;

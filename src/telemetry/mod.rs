@@ -93,6 +93,9 @@ static WANTED: AtomicU64 = AtomicU64::new(0);
 
 static OBSERVERS: RwLock<Vec<Arc<Observer>>> = RwLock::new(Vec::new());
 
+/// Each kind has a bit.
+const _: () = assert!(Signal::NAMES.len() <= u64::BITS as usize);
+
 thread_local! {
     static IS_OBSERVING: Cell<bool> = const { Cell::new(false) };
 }

@@ -34,7 +34,7 @@ pub enum Signal<'a> {
         /// How long the dial took up to here.
         took: Duration,
     },
-    /// `connection.login`: the dialect's login has succeeded.
+    /// `connection.login`: the dialect's login has succeeded; not told of dialects that have none.
     Login {
         /// How long after the upgrade.
         took: Duration,
@@ -84,7 +84,8 @@ pub enum Signal<'a> {
         misses: u64,
     },
     /// `traffic.count`: what went to and fro since the last signal of this kind on this connection; about once a second while something is
-    /// received, and when the wire ends. The counts begin with the first read after somebody began to listen.
+    /// received, and when the wire ends. On connections that were open before somebody began to listen, the counts
+    /// begin with the next read.
     Traffic {
         /// Messages received.
         messages_in: u64,
@@ -120,6 +121,8 @@ pub enum Signal<'a> {
     Consume {
         /// The name of a shared limit.
         name: Option<&'a str>,
+        /// What the message cost, or those sent with it together.
+        cost: u32,
         /// What is left for an ordinary message.
         available: u32,
         /// What the limit holds at most.

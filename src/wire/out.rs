@@ -1117,7 +1117,8 @@ mod tests {
         let counts = |out: &Out<Socket>| {
             let stamps = out.stamps().unwrap();
             let SendStamps { encode, write } = &*stamps;
-            [encode, write].map(|histogram| histogram.summary(now()).map(|latency| (latency.total.count, latency.total.max.as_millis())))
+            [encode, write]
+                .map(|histogram| histogram.summary(now()).map(|latency| (latency.total.count, latency.total.max.as_millis())))
         };
         assert_eq!(counts(&out), [Some((1, 1)), Some((1, 1000))]);
         out.send(message(b"nobody asked")).unwrap();
