@@ -454,7 +454,7 @@ impl Client {
     pub fn close_with(&self, code: u16, reason: &str) -> Result<()> {
         self.start_close(code, reason)?;
         self.shared().wait(None, |session| session.end().map(|_| ()))?;
-        self.shared().flush_recording();
+        self.shared().finish_recording();
         Ok(())
     }
 

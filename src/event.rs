@@ -273,6 +273,11 @@ impl ConnectionId {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self(NonZeroU64::new(NEXT.fetch_add(1, Ordering::Relaxed)).expect("2^64 connections are not reached"))
     }
+
+    /// The id as a number, as recordings and logs have it.
+    pub fn number(self) -> u64 {
+        self.0.get()
+    }
 }
 
 impl fmt::Display for ConnectionId {

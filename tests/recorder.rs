@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use zen_websocket::testkit::{ClientMessage, Matcher, MockServer, Peer, Script};
-use zen_websocket::{Client, Config, Content, Direction, Entry, Inbox, JsonRpc, Recorder, connect};
+use zen_websocket::{Config, Content, Direction, Entry, JsonRpc, Recorder, connect};
 
 use self::common::*;
 
@@ -19,14 +19,6 @@ fn feed() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("feed.jsonl");
     (directory, path)
-}
-
-/// Ends a session, after which all of it is in the file.
-fn end(client: &Client, inbox: &Inbox) {
-    client.close().unwrap();
-    lines_to_end(inbox);
-    // The end is recorded before the inbox has it, and closing again writes it.
-    client.close().unwrap();
 }
 
 /// The entries that a file holds, as lines that can be compared: wire, direction, content.
@@ -61,7 +53,7 @@ fn a_session_is_recorded_in_order_and_in_both_directions() {
     peer.expect(Matcher::when(|it| matches!(it.message, ClientMessage::Pong(_))), WAIT).unwrap();
     peer.send_binary(&[1, 2, 3]);
     next(&inbox);
-    end(&client, &inbox);
+    client.close().unwrap();
     let expected = [
         "dialing",
         "open",
@@ -88,7 +80,7 @@ fn times_in_a_recording_never_go_back_on_a_connection() {
         client.send(&number.to_string()).unwrap();
         text(&inbox);
     }
-    end(&client, &inbox);
+    client.close().unwrap();
     let entries: Vec<_> = fs::read_to_string(&path).unwrap().lines().map(|line| Entry::parse(line).unwrap()).collect();
     assert!(entries.is_sorted_by_key(|entry| (entry.at, entry.mono)), "{entries:#?}");
     assert!(entries.len() > 200);
@@ -106,7 +98,7 @@ fn a_recording_goes_on_with_the_next_wire_and_with_the_next_client() {
         until_open(&inbox);
         client.send("two").unwrap();
         text(&inbox);
-        end(&client, &inbox);
+        client.close().unwrap();
         server.accept(WAIT).unwrap();
     }
     let entries = entries(&path);
@@ -129,9 +121,9 @@ fn a_login_leaves_no_secret_in_a_recording() {
         peer.send_text(&format!(r#"{{"id":{},"result":"token-4712"}}"#, request["id"]));
     };
     let dialect = JsonRpc::new().login("public/auth", |_| json!({ "client_secret": "key-4711" }));
-    let (_server, _peer, client, inbox) =
+    let (_server, _peer, client, _inbox) =
         session_with(Script::new().on_text(answer), |config| config.dialect(dialect).record_to(&path));
-    end(&client, &inbox);
+    client.close().unwrap();
     let recording = fs::read_to_string(&path).unwrap();
     assert!(!recording.contains("key-4711") && !recording.contains("token-4712"), "{recording}");
     let masked: Vec<_> = recording.lines().map(|line| Entry::parse(line).unwrap()).filter(|entry| entry.masked).collect();
@@ -188,7 +180,7 @@ fn a_program_that_is_killed_leaves_a_recording_that_can_be_read_and_continued() 
     let (_server, _peer, client, inbox) = session_with(Script::new(), |config| config.record_to(&path));
     client.send("after").unwrap();
     text(&inbox);
-    end(&client, &inbox);
+    client.close().unwrap();
     let recording = fs::read_to_string(&path).unwrap();
     let (entries, torn): (Vec<_>, Vec<_>) = recording.lines().map(Entry::parse).partition(Result::is_ok);
     assert_eq!(torn.len(), 1);

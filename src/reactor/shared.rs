@@ -63,6 +63,8 @@ pub(crate) struct Shared {
     /// How full the queue for the rate limit was when observers were told last.
     pub(crate) pressure: Mutex<Pressure>,
     posted: AtomicBool,
+    /// The last event is recorded; written under the session's lock.
+    pub(crate) is_told: AtomicBool,
 }
 
 /// A socket that one side reads and another writes, without a lock between them.
@@ -121,6 +123,7 @@ impl Shared {
             tap,
             pressure: Mutex::new(Pressure::None),
             posted: AtomicBool::new(false),
+            is_told: AtomicBool::new(false),
         })
     }
 
@@ -436,6 +439,15 @@ impl Shared {
             kernel: self.instruments.kernel(now),
             encode: stamps.as_ref().and_then(|stamps| stamps.encode.summary(now)),
             write: stamps.as_ref().and_then(|stamps| stamps.write.summary(now)),
+        }
+    }
+
+    /// Waits until the recording of a connection that has ended is complete and in the file, if it is the thread of a caller.
+    pub(crate) fn finish_recording(&self) {
+        if self.tap.is_some() {
+            // The end is known a moment before it is told.
+            let _ = self.wait(Some(RECORDING_PATIENCE), |_| self.is_told.load(Ordering::Relaxed).then_some(()));
+            self.flush_recording();
         }
     }
 

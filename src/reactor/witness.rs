@@ -1,6 +1,7 @@
 //! Who is told of what a connection does besides its consumers: the log, observers, the recording.
 
 use std::mem;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::config::Throttle;
@@ -43,6 +44,11 @@ impl Shared {
         self.tell_event(event);
         if let Some(tap) = &self.tap {
             tap.event(Instant::now(), generation, event);
+            if matches!(event, Event::Closed { .. }) {
+                // Under the lock, or who looks and then waits would miss the signal that follows.
+                let _session = self.session.lock();
+                self.is_told.store(true, Ordering::Relaxed);
+            }
         }
     }
 

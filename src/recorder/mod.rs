@@ -175,8 +175,7 @@ impl Recorder {
 
     /// A connection's end; starts the writer unless another connection has.
     pub(crate) fn tap(&self, connection: ConnectionId) -> Tap {
-        let number = connection.to_string().rsplit(' ').next().and_then(|number| number.parse().ok()).unwrap_or_default();
-        Tap::new(self, number)
+        Tap::new(self, connection.number())
     }
 
     fn has_settings_of(&self, other: &Self) -> bool {

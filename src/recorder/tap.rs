@@ -12,6 +12,7 @@ use super::queue::{Chunk, Head, Queue, What};
 use super::writer::Writer;
 use super::{Direction, FrameKind, Recorder, RecorderStatus, state};
 use crate::event::{Event, Generation};
+use crate::telemetry::{self, Signal};
 
 /// One connection's end of a recorder. The recording ends when the last is gone, after everything is written.
 #[derive(Clone)]
@@ -298,6 +299,7 @@ impl Shared {
         drop(state);
         if is_new {
             log::error!("recording to {} failed, tried again every second: {failure}", self.path.display());
+            telemetry::tell_recorder(&Signal::RecorderFailed { cause: failure });
         }
         is_wanted
     }

@@ -48,11 +48,11 @@ use crate::event::{ConnectionId, Generation};
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Observed<'a> {
-    /// On which connection; `None` for what concerns a reactor.
+    /// On which connection; `None` for what concerns a recording, which may be that of several.
     pub connection: Option<ConnectionId>,
     /// On which wire of it, the latest.
     pub generation: Generation,
-    /// The host and port the connection is for.
+    /// The host the connection is for, with the port unless it is the scheme's own.
     pub host: &'a str,
     /// When.
     pub at: Instant,
@@ -133,6 +133,11 @@ pub(crate) fn tell(observed: &Observed<'_>) {
     }
     IS_OBSERVING.set(false);
     drop_shielded(observers);
+}
+
+/// Tells of a recording, which belongs to no connection.
+pub(crate) fn tell_recorder(signal: &Signal<'_>) {
+    tell(&Observed { connection: None, generation: Generation::default(), host: "", at: Instant::now(), signal });
 }
 
 fn drop_shielded(observers: Vec<Arc<Observer>>) {

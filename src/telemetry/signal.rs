@@ -238,10 +238,16 @@ pub enum Signal<'a> {
         /// How long.
         took: Duration,
     },
-    /// `recorder.dropped`: entries of a recording were dropped, because its writer did not keep up.
+    /// `recorder.dropped`: entries of a recording were dropped, because its writer did not keep up. Of no connection, as a recording may be
+    /// that of several.
     RecorderDropped {
         /// How many.
         entries: u64,
+    },
+    /// `recorder.failed`: a recording cannot be written; it is tried again every second. Of no connection.
+    RecorderFailed {
+        /// What the system said.
+        cause: &'a str,
     },
 }
 
@@ -303,6 +309,7 @@ impl Signal<'_> {
         "subscription_manager.gap",
         "reactor.stall",
         "recorder.dropped",
+        "recorder.failed",
     ];
 
     /// The place of `traffic.count` among the names: whoever counts asks for it before there is a signal.
@@ -362,6 +369,7 @@ impl Signal<'_> {
             Self::Gap { .. } => 37,
             Self::Stall { .. } => 38,
             Self::RecorderDropped { .. } => 39,
+            Self::RecorderFailed { .. } => 40,
         }
     }
 }
