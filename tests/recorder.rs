@@ -7,6 +7,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -70,6 +72,40 @@ fn a_session_is_recorded_in_order_and_in_both_directions() {
     let recorder = client.metrics().recorder.unwrap();
     assert_eq!((recorder.written, recorder.dropped, recorder.failure), (10, 0, None));
     assert_eq!(recorder.bytes, fs::metadata(&path).unwrap().len());
+}
+
+#[test]
+fn closing_waits_until_the_recording_is_complete_and_in_the_file() {
+    let (_directory, path) = feed();
+    let (_server, _peer, client, _inbox) = session_with(Script::new(), |config| config.record_to(seldom(&path)));
+    client.close().unwrap();
+    assert!(entries(&path).last().is_some_and(|last| last.contains("closed")), "{:?}", entries(&path));
+}
+
+#[test]
+fn dropping_the_last_client_writes_what_was_recorded_so_far() {
+    let (_directory, path) = feed();
+    let (_server, _peer, client, _inbox) = session_with(Script::new(), |config| config.record_to(seldom(&path)));
+    client.send("hello").unwrap();
+    drop(client);
+    assert!(entries(&path).iter().any(|entry| entry.contains("hello")), "{:?}", entries(&path));
+}
+
+#[test]
+fn a_thread_that_panics_leaves_what_was_recorded_in_the_file() {
+    let (_directory, path) = feed();
+    let (_server, _peer, client, _inbox) = session_with(Script::new(), |config| config.record_to(seldom(&path)));
+    let trader = thread::spawn(move || {
+        client.send("hello").unwrap();
+        panic!("the strategy is wrong");
+    });
+    trader.join().unwrap_err();
+    assert!(entries(&path).iter().any(|entry| entry.contains("hello")), "{:?}", entries(&path));
+}
+
+/// One whose file is written in time only if somebody asks.
+fn seldom(path: &Path) -> Recorder {
+    Recorder::new(path).flush_interval(Duration::from_secs(60))
 }
 
 #[test]

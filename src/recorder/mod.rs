@@ -32,7 +32,8 @@ use crate::event::ConnectionId;
 ///
 /// Connections whose recorders name the same absolute path share a file and the thread that writes it; the settings of the first stand.
 /// One process at a time may record to a path. A program that is killed loses the last [flush interval](Self::flush_interval); a line that
-/// was cut off so is ended before the next is appended. Nothing waits for the end of a recording: flush before the program ends.
+/// was cut off so is ended before the next is appended. [`Client::close`](crate::Client::close) returns when the recording is complete and in
+/// the file; dropping the last client, be it by a panic, when what was recorded so far is.
 ///
 /// The time of day is read when a file is opened or begun; entries count on from there by a clock that is never set. The thread may use
 /// the cores that the one which opened the first connection may use: open it before pinning a thread, or from another.
