@@ -33,7 +33,8 @@ pub struct Metrics {
     pub dropped: u64,
     /// Events discarded because nobody holds the inbox any more.
     pub discarded: u64,
-    /// Events that wait in the inbox of the connection, those of others included if it is shared; `None` without an inbox.
+    /// Events that wait in the inbox of the connection, those of others included if it is shared; `None` without an inbox, 0 once nobody
+    /// feeds it any more.
     pub inbox_depth: Option<usize>,
     /// Calls that wait for their replies.
     pub calls_pending: usize,
@@ -45,7 +46,8 @@ pub struct Metrics {
     pub queued: usize,
     /// How full the queue for the rate limit is.
     pub pressure: Pressure,
-    /// About how many bytes of memory the connection holds, without the events in its inbox, TLS, and what handlers and dialects hold.
+    /// About how many bytes of memory the connection holds, without the events in its inbox, TLS, histograms, and what handlers and
+    /// dialects hold.
     pub memory: usize,
     /// How its recording fares, if it is recorded.
     pub recorder: Option<RecorderStatus>,

@@ -969,7 +969,7 @@ impl Stage {
         (self.noted, self.held_until) = (self.out.unsent() > 0, next);
     }
 
-    fn reactor_wrote(&mut self, write: impl FnOnce(&mut Out<Socket>) -> Result<(), Error>) {
+    fn reactor_wrote<T>(&mut self, write: impl FnOnce(&mut Out<Socket>) -> Result<T, Error>) {
         let wrote = write(&mut self.out);
         assert!(wrote.is_ok() || self.out.failure().is_some());
         self.posted |= wrote.is_err() || self.out.unsent() > 0 || self.out.is_held();

@@ -1,4 +1,4 @@
-//! What it costs, and how to spend less.
+//! What it costs, and how to spend less. If something does not work at all: [`wrong`].
 //!
 //! # Which way to receive
 //!
@@ -57,3 +57,5 @@
 //! replaces what follows; `cargo bench --bench compare` leaves out the other libraries but tungstenite.
 //!
 #![doc = include_str!("figures.md")]
+
+pub mod wrong;

@@ -8,10 +8,10 @@ use crate::latency::{Latency, Percentiles};
 /// Few samples of one kind: to 6 %, or to half a microsecond below eight. Only the latest and the longest of all are exact.
 ///
 /// Takes 100 bytes from the first sample on, four more for each cell that samples fall into, and 1 KiB at most.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Compact(Option<Box<Samples>>);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Samples {
     /// In nanoseconds.
     last: u64,

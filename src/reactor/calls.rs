@@ -13,7 +13,6 @@ use crate::dialect::{Dialect, Id, Request, peek};
 use crate::error::{Error, Rejection, Result};
 use crate::event::{Generation, Sent};
 use crate::reactor::guard;
-use crate::reactor::instruments::Method;
 use crate::reactor::shared::{Manner, Shared, to_json};
 use crate::reply::Reply;
 use crate::session::calls::{Call, Registered};
@@ -25,8 +24,8 @@ use crate::wire::out::Outgoing;
 /// Whom to tell of the end of a call; told once.
 pub(crate) struct Waiter {
     sender: Sender<Result<Reply>>,
-    /// What was called, if its replies are measured.
-    pub(crate) method: Option<Arc<Method>>,
+    /// What was called, if it has a name.
+    pub(crate) method: Option<Box<str>>,
 }
 
 /// A call under way. It ends exactly once: with its reply, at its deadline, or with its wire. Dropping it takes it back: if its message
@@ -132,7 +131,9 @@ impl PendingCall {
 
 impl Drop for PendingCall {
     fn drop(&mut self) {
-        self.withdraw();
+        if self.withdraw().is_some() {
+            self.shared.tell(&Signal::Cancel { id: &self.id });
+        }
     }
 }
 
@@ -147,7 +148,7 @@ impl Shared {
         let mut taken = None;
         loop {
             let Request { text, id } = self.config.settings.dialect.request(self.next_number(), method, params)?;
-            match self.start_request(manner, [(id, self.instruments.method(method))], &text) {
+            match self.start_request(manner, [(id, Some(method.into()))], &text) {
                 // A raw request has taken the number. A dialect that makes the same id of every number is told.
                 Err(Error::Duplicate(id)) if taken.as_ref() != Some(&id) => taken = Some(id),
                 started => return started.map(|mut started| started.remove(0)),
@@ -163,7 +164,7 @@ impl Shared {
             let (mut requests, mut texts) = (Vec::new(), Vec::new());
             for (method, params) in calls {
                 let request = dialect.request(self.next_number(), method, params.as_deref())?;
-                requests.push((request.id, self.instruments.method(method)));
+                requests.push((request.id, Some((*method).into())));
                 texts.push(request.text);
             }
             match self.start_request(manner, requests, &dialect.batch(&texts)?) {
@@ -203,7 +204,7 @@ impl Shared {
     fn start_request(
         self: &Arc<Self>,
         manner: Manner,
-        requests: impl IntoIterator<Item = (Id, Option<Arc<Method>>)>,
+        requests: impl IntoIterator<Item = (Id, Option<Box<str>>)>,
         text: &str,
     ) -> Result<Vec<PendingCall>> {
         let outgoing = Outgoing { lane: manner.lane, ..self.outgoing(Outgoing::TEXT, text.as_bytes()) };
@@ -228,7 +229,7 @@ impl Shared {
 
     fn register(
         self: &Arc<Self>,
-        requests: impl IntoIterator<Item = (Id, Option<Arc<Method>>)>,
+        requests: impl IntoIterator<Item = (Id, Option<Box<str>>)>,
         began: Instant,
         deadline: Instant,
         after: Duration,

@@ -222,9 +222,7 @@ impl Driver {
             self.hot.until = is_hot.then(|| Instant::now() + HOT_FOR);
         }
         is_busy |= self.serve_mailbox(engine);
-        if is_busy {
-            self.mailbox.work.note_connections(self.connections());
-        }
+        self.mailbox.work.note_connections(self.connections());
         Ok(is_busy)
     }
 
@@ -403,6 +401,8 @@ impl Driver {
         let Some(slot) = &self.slots.entries[index].slot else { return };
         if let Some(took) = self.stopwatch.lap(slot.shared.id, &self.mailbox.work) {
             slot.shared.tell_stall(took);
+            // What observers and the logger take is not the next one's.
+            self.stopwatch.start(Instant::now());
         }
     }
 

@@ -24,30 +24,17 @@ struct Measured {
 }
 
 /// A method that is called, and how long its replies take.
-pub(crate) struct Method {
+struct Method {
     name: Arc<str>,
     calls: Histogram,
 }
 
 impl Instruments {
-    /// The method of this name, if there is room for it.
-    pub(crate) fn method(&self, name: &str) -> Option<Arc<Method>> {
-        let mut methods = self.measured().methods.lock();
-        if let Some(known) = methods.iter().find(|method| &*method.name == name) {
-            return Some(known.clone());
-        }
-        if methods.len() == METHODS_MAX {
-            return None;
-        }
-        let method = Arc::new(Method { name: name.into(), calls: Histogram::default() });
-        methods.push(method.clone());
-        Some(method)
-    }
-
-    /// A call was answered.
-    pub(crate) fn note_call(&self, now: Instant, method: Option<&Method>, round_trip: Duration) {
-        self.measured().calls.record(now, round_trip);
-        if let Some(method) = method {
+    /// A call was answered, of this method if it has a name.
+    pub(crate) fn note_call(&self, now: Instant, method: Option<&str>, round_trip: Duration) {
+        let measured = self.measured();
+        measured.calls.record(now, round_trip);
+        if let Some(method) = method.and_then(|name| measured.method(name)) {
             method.calls.record(now, round_trip);
         }
     }
@@ -79,5 +66,21 @@ impl Instruments {
 
     fn measured(&self) -> &Measured {
         self.0.get_or_init(Box::default)
+    }
+}
+
+impl Measured {
+    /// The method of this name, if there is room for it.
+    fn method(&self, name: &str) -> Option<Arc<Method>> {
+        let mut methods = self.methods.lock();
+        if let Some(known) = methods.iter().find(|method| &*method.name == name) {
+            return Some(known.clone());
+        }
+        if methods.len() == METHODS_MAX {
+            return None;
+        }
+        let method = Arc::new(Method { name: name.into(), calls: Histogram::default() });
+        methods.push(method.clone());
+        Some(method)
     }
 }

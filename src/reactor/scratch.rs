@@ -53,8 +53,9 @@ impl Pongs {
         if self.lengths.is_empty() {
             return;
         }
-        shared.write(|out| out.pong(self.iter()));
-        self.iter().for_each(|payload| shared.log_control(FrameKind::Pong, payload));
+        if shared.write(|out| out.pong(self.iter())) == Some(true) {
+            self.iter().for_each(|payload| shared.log_control(FrameKind::Pong, payload));
+        }
         self.bytes.clear();
         self.lengths.clear();
     }

@@ -60,8 +60,6 @@ pub(crate) struct Shared {
     depth: Option<Weak<dyn Depth>>,
     /// The recording.
     pub(crate) tap: Option<Arc<Tap>>,
-    /// How full the queue for the rate limit was when observers were told last.
-    pub(crate) pressure: Mutex<Pressure>,
     posted: AtomicBool,
     /// The last event is recorded; written under the session's lock.
     pub(crate) is_told: AtomicBool,
@@ -121,7 +119,6 @@ impl Shared {
             instruments: Instruments::default(),
             depth,
             tap,
-            pressure: Mutex::new(Pressure::None),
             posted: AtomicBool::new(false),
             is_told: AtomicBool::new(false),
         })
@@ -390,6 +387,8 @@ impl Shared {
             (out.unsent(), out.totals(), out.memory())
         };
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let inbox_depth = self.depth.as_ref().map(|depth| depth.upgrade().map_or(0, |depth| depth.depth()));
+        let recorder = self.tap.as_ref().map(|tap| tap.status());
         let session = self.session.lock();
         let tables = session.calls_pending() * CALL_MEMORY + session.standings().len() * CHANNEL_MEMORY;
         Metrics {
@@ -403,14 +402,14 @@ impl Shared {
             bytes_out: totals.bytes,
             dropped: count(&self.counters.dropped),
             discarded: count(&self.counters.discarded),
-            inbox_depth: self.depth.as_ref().map(|depth| depth.upgrade().map_or(0, |depth| depth.depth())),
+            inbox_depth,
             calls_pending: session.calls_pending(),
             channels: session.channels(),
             unsent,
             queued: rate.queued,
             pressure: rate.pressure,
             memory: BASE_MEMORY + out_memory + tables + count(&self.counters.held) as usize,
-            recorder: self.tap.as_ref().map(|tap| tap.status()),
+            recorder,
         }
     }
 
@@ -432,10 +431,12 @@ impl Shared {
     pub(crate) fn latency(&self) -> Latencies {
         let now = Instant::now();
         let stamps = self.out.lock().stamps();
+        // Copied, so that nobody waits for the sums.
+        let rtts = self.session.lock().heartbeat().rtts().clone();
         Latencies {
             calls: self.instruments.calls(now),
             methods: self.instruments.methods(now),
-            pings: self.session.lock().heartbeat().rtts().summary(),
+            pings: rtts.summary(),
             kernel: self.instruments.kernel(now),
             encode: stamps.as_ref().and_then(|stamps| stamps.encode.summary(now)),
             write: stamps.as_ref().and_then(|stamps| stamps.write.summary(now)),

@@ -16,7 +16,7 @@ use crate::config::{Config, Overflow};
 use crate::dialect::Inbound;
 use crate::error::{Error, Phase};
 use crate::event::{Event, EventRef, Generation, Sent, Standing, State};
-use crate::governor::{Costs, Governor, Refused};
+use crate::governor::{Costs, Governor, Pressure, Refused};
 use crate::reactor::calls;
 use crate::reactor::handler::Context;
 use crate::reactor::resolver::{self, Query, Resolved};
@@ -79,6 +79,8 @@ pub(crate) struct Slot {
     broken: bool,
     /// What observers of the traffic were told, if there are any.
     traffic: Option<Box<Traffic>>,
+    /// How full the queue for the rate limit was when observers were told last.
+    pressure: Pressure,
 }
 
 enum Link {
@@ -197,6 +199,7 @@ impl Slot {
             broken: false,
             // What is sent before the first read counts, too.
             traffic: telemetry::is_wanted(Signal::TRAFFIC).then(Box::default),
+            pressure: Pressure::None,
         }
     }
 
@@ -257,10 +260,12 @@ impl Slot {
                 let progress = guard(|| dial.advance(now, turn.registry, turn.token)).and_then(|progress| progress);
                 let phase = dial.phase();
                 let is_over = !matches!(progress, Ok(Progress::Pending | Progress::Again));
-                dialing.enter(now, phase, is_over, &self.shared);
+                // The step itself takes time, in TLS most of all.
+                let after = Instant::now();
+                dialing.enter(after, phase, is_over, &self.shared);
                 match progress {
                     Ok(Progress::Done(opened)) => {
-                        self.shared.tell(&Signal::Upgrade { took: now.saturating_duration_since(dialing.began) });
+                        self.shared.tell(&Signal::Upgrade { took: after.saturating_duration_since(dialing.began) });
                         self.handle_opened(turn, opened, hangup);
                         self.wants_to_read()
                     }
@@ -442,10 +447,12 @@ impl Slot {
         if !wire.blocked {
             return false;
         }
-        wire.blocked = false;
         match self.decode_backlog(turn, true) {
-            Flow::More => self.note_blocked(false),
-            flow => self.follow(turn, flow),
+            Flow::Blocked => {}
+            flow => {
+                self.unblock();
+                self.follow(turn, flow);
+            }
         }
         self.wants_to_read()
     }
@@ -490,8 +497,9 @@ impl Slot {
                     Action::Abandon => self.abandon(turn),
                     Action::Ping(payload) => self.ping(turn, payload),
                     Action::Close(code, reason) => {
-                        self.shared.write(|out| out.close(Some(code), &reason));
-                        self.shared.log_control(FrameKind::Close, &frame::close_payload(Some(code), &reason));
+                        if self.shared.write(|out| out.close(Some(code), &reason)) == Some(true) {
+                            self.shared.log_control(FrameKind::Close, &frame::close_payload(Some(code), &reason));
+                        }
                     }
                     Action::Hangup(cause) => self.drop_wire(turn, cause),
                     Action::Emit(event) => self.report(turn, &event),
@@ -614,18 +622,25 @@ impl Slot {
 
     /// Sends a heartbeat of the session's: the venue's own text, or a ping frame.
     fn ping(&mut self, turn: &mut Turn<'_>, payload: [u8; 8]) {
-        self.shared.tell(&Signal::Ping);
         let dialect = self.talk.as_ref().map(|_| &self.config.settings.dialect);
         let text = dialect.and_then(|dialect| guard(|| dialect.ping(u64::from_be_bytes(payload))).transpose());
         let is_held = match text {
-            None => {
-                self.shared.log_control(FrameKind::Ping, &payload);
-                self.shared.write(|out| out.ping(&payload)) == Some(false)
-            }
+            None => match self.shared.write(|out| out.ping(&payload)).flatten() {
+                Some(sent) => {
+                    self.shared.log_control(FrameKind::Ping, &payload);
+                    self.shared.tell(&Signal::Ping);
+                    sent == Sent::Queued
+                }
+                None => false,
+            },
             Some(text) => match text.and_then(|text| Ok((self.costs(&text)?, text))) {
                 Ok((costs, text)) => {
                     let outgoing = Outgoing { costs, lane: Lane::Control, ..Outgoing::text(&text) };
-                    !matches!(self.shared.say(outgoing), Ok(Sent::Written | Sent::Buffered))
+                    let said = self.shared.say(outgoing);
+                    if said.is_ok() {
+                        self.shared.tell(&Signal::Ping);
+                    }
+                    !matches!(said, Ok(Sent::Written | Sent::Buffered))
                 }
                 Err(panicked) => return self.fail(turn, panicked),
             },
@@ -731,7 +746,8 @@ impl Slot {
             shield("on_open", || hook(self.shared.id, self.generation));
         }
         self.obey(turn);
-        if let Some(talk) = self.talk.as_ref().filter(|talk| talk.is_restoring) {
+        // Unless the handler panicked on the event.
+        if let (Link::Open(_), Some(talk)) = (&self.link, self.talk.as_ref().filter(|talk| talk.is_restoring)) {
             self.shared.tell(&Signal::Restore { channels: talk.dialogue.channels() });
         }
     }
@@ -742,8 +758,12 @@ impl Slot {
             self.shared.out.lock().ready();
         }
         self.shared.session.lock().handle_live(is_live);
-        let Some(talk) = self.talk.as_mut().filter(|talk| is_live && talk.dialogue.has_channels()) else { return };
-        if mem::take(&mut talk.is_restoring) {
+        let Some(talk) = self.talk.as_mut().filter(|_| is_live) else { return };
+        let was_restoring = mem::take(&mut talk.is_restoring);
+        if !talk.dialogue.has_channels() {
+            return;
+        }
+        if was_restoring {
             let (channels, took) = (talk.dialogue.channels(), Instant::now().saturating_duration_since(talk.began));
             self.shared.tell(&Signal::Restored { channels, took });
         }
@@ -915,10 +935,12 @@ impl Slot {
         let length = rest.len();
         // What the inbox had no room for was counted when it came.
         let is_first = !self.in_burst && wire.backlog_at != at;
-        let mut messages = 0;
+        let (mut messages, mut kept) = (0, 0);
         let flow = loop {
             if delivery.room == 0 && overflow == Overflow::Block && !rest.is_empty() {
                 wire.backlog.extend_from_slice(rest);
+                // Counted when it is taken up again.
+                kept = rest.len();
                 *rest = &[];
                 wire.backlog_at = at;
                 break Flow::Blocked;
@@ -975,7 +997,7 @@ impl Slot {
         self.in_burst |= messages > 0;
         let counters = &shared.counters;
         Counters::add(&counters.messages, messages);
-        Counters::add(&counters.bytes, (length - rest.len()) as u64);
+        Counters::add(&counters.bytes, (length - kept - rest.len()) as u64);
         Counters::add(&counters.dropped, dropped);
         Counters::add(&counters.discarded, discarded);
         counters.held.store(held as u64, Ordering::Relaxed);
@@ -992,6 +1014,15 @@ impl Slot {
         {
             wire.blocked = true;
             self.note_blocked(true);
+        }
+    }
+
+    fn unblock(&mut self) {
+        if let Link::Open(wire) = &mut self.link
+            && wire.blocked
+        {
+            wire.blocked = false;
+            self.note_blocked(false);
         }
     }
 
@@ -1084,6 +1115,7 @@ impl Slot {
         if !matches!(self.link, Link::Open(_)) {
             return None;
         }
+        self.unblock();
         let Link::Open(mut wire) = mem::replace(&mut self.link, Link::Down) else { return None };
         self.report_gap(turn);
         let remains = {
@@ -1171,7 +1203,7 @@ impl Slot {
             wire.unsent = unsent;
             wire.held_until = next;
         }
-        self.shared.tell_pressure();
+        self.shared.tell_pressure(&mut self.pressure);
         failure
     }
 }

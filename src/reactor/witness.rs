@@ -32,6 +32,9 @@ impl Shared {
 
     #[cold]
     fn tell_wanted(&self, signal: &Signal<'_>) {
+        if !telemetry::is_observed(signal.kind(), self.id) {
+            return;
+        }
         let (connection, generation) = (Some(self.id), self.generation());
         let host =
             self.instruments.host(|| Target::parse(&self.config.url).map_or_else(|_| String::new(), |target| target.authority));
@@ -41,14 +44,15 @@ impl Shared {
     /// Tells all of an event, before it is delivered.
     pub(crate) fn witness(&self, generation: Generation, event: &Event) {
         log_event(self.id, generation, event);
-        self.tell_event(event);
+        // What an observer causes comes after what it observed.
         if let Some(tap) = &self.tap {
             tap.event(Instant::now(), generation, event);
-            if matches!(event, Event::Closed { .. }) {
-                // Under the lock, or who looks and then waits would miss the signal that follows.
-                let _session = self.session.lock();
-                self.is_told.store(true, Ordering::Relaxed);
-            }
+        }
+        self.tell_event(event);
+        if self.tap.is_some() && matches!(event, Event::Closed { .. }) {
+            // Under the lock, or who looks and then waits would miss the signal that follows.
+            let _session = self.session.lock();
+            self.is_told.store(true, Ordering::Relaxed);
         }
     }
 
@@ -96,11 +100,11 @@ impl Shared {
                 self.tell_consumed(accepted);
             }
             Ok(Sent::Written | Sent::Buffered) => {}
-            Ok(Sent::Queued) => {
+            Ok(Sent::Queued) if telemetry::is_observed(Signal::QUEUE, self.id) => {
                 let waiting = self.out.lock().waiting();
                 self.tell(&Signal::Queue { waiting });
-                self.tell_pressure();
             }
+            Ok(Sent::Queued) => {}
             Err(Error::Full { unsent }) => self.tell(&Signal::Refused { unsent: *unsent }),
             Err(Error::QueueFull { waiting }) => self.tell(&Signal::QueueFull { waiting: *waiting }),
             Err(Error::Throttled { wait }) => self.tell(&Signal::Throttle { wait: *wait }),
@@ -110,6 +114,9 @@ impl Shared {
 
     #[cold]
     fn tell_consumed(&self, accepted: &[Outgoing<'_>]) {
+        if !telemetry::is_observed(Signal::CONSUME, self.id) {
+            return;
+        }
         for (index, limit) in self.rate_status().limits.iter().enumerate() {
             let cost = accepted.iter().map(|outgoing| outgoing.costs.of(index)).sum();
             let (name, available, capacity) = (limit.name.as_deref(), limit.available, limit.capacity);
@@ -119,7 +126,7 @@ impl Shared {
 
     /// Tells that what the rate limit held back may leave.
     pub(crate) fn tell_refill(&self) {
-        if !telemetry::is_wanted(Signal::REFILL) {
+        if !telemetry::is_observed(Signal::REFILL, self.id) {
             return;
         }
         for limit in self.rate_status().limits {
@@ -128,14 +135,14 @@ impl Shared {
         }
     }
 
-    /// Tells how full the queue for the rate limit is, if that has changed.
-    pub(crate) fn tell_pressure(&self) {
+    /// Tells how full the queue for the rate limit is, if that has changed. The reactor's, or signals would overtake each other.
+    pub(crate) fn tell_pressure(&self, told: &mut Pressure) {
         let Throttle::Queue(max) = self.config.settings.throttle else { return };
-        if !telemetry::is_wanted(Signal::PRESSURE) {
+        if !telemetry::is_observed(Signal::PRESSURE, self.id) {
             return;
         }
         let level = Pressure::of(self.out.lock().waiting(), max);
-        let previous = mem::replace(&mut *self.pressure.lock(), level);
+        let previous = mem::replace(told, level);
         if level != previous {
             self.tell(&Signal::Pressure { level, previous });
         }

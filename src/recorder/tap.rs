@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{self, PathBuf};
 use std::sync::{Arc, Weak};
-use std::thread;
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -42,6 +42,8 @@ struct State {
     doors: usize,
     /// Whether there is a writer, which clears it under the lock when it ends.
     is_running: bool,
+    /// Its thread, on which nobody may wait for it: that of a mask or an observer.
+    writer: Option<ThreadId>,
     /// How many flushes were asked for, the writer has woken for, are done, and were over when the file failed.
     flushes_asked: u64,
     flushes_seen: u64,
@@ -167,6 +169,7 @@ impl Shared {
             queue: Queue::new(recorder.queue_max),
             doors: 0,
             is_running: false,
+            writer: None,
             flushes_asked: 0,
             flushes_seen: 0,
             flushes_done: 0,
@@ -215,7 +218,7 @@ impl Shared {
 
     fn flush(&self, timeout: Duration) -> bool {
         let mut state = self.state.lock();
-        if !state.is_running {
+        if !state.is_running || state.writer == Some(thread::current().id()) {
             return false;
         }
         state.flushes_asked += 1;
@@ -248,6 +251,7 @@ impl Shared {
         let may_wait = |state: &mut State| {
             state.flushes_seen == state.flushes_asked && state.doors > 0 && (is_behind || !state.queue.is_half_full())
         };
+        state.writer = Some(thread::current().id());
         self.wake.wait_while_for(&mut state, may_wait, wait);
         if state.doors == 0 && state.queue.is_empty() && progress == Progress::Idle {
             state.is_running = false;

@@ -388,6 +388,7 @@ impl<W> Session<W> {
         if self.state == State::Connecting {
             self.emit(Event::DialFailed { attempt: self.attempt, cause: Error::Throttled { wait }, redial_in: Some(wait) });
             self.attempt = self.attempt.saturating_sub(1);
+            self.redials -= u64::from(self.was_open());
             // Looked at again within the hour, however long the limit is.
             // Those who wait for the same limit do not all come back at once.
             let apart = self.backoff.scatter();
@@ -590,6 +591,7 @@ impl<W> Session<W> {
         }
         self.state = State::Closed;
         self.timers.clear();
+        self.heartbeat.forget();
         self.wishes = Wishes::default();
         self.end = Some(cause.clone());
         self.emit(Event::Closed { cause });

@@ -72,7 +72,8 @@ use crate::telemetry::{Closer, Filter, Guard, Observed, Signal, attach};
 pub fn bridge() -> Guard {
     let bridge = Bridge::new();
     bridge.describe();
-    attach(Filter { kinds: !(1 << Signal::CONSUME), connection: None }, move |observed| bridge.observe(observed))
+    let filter = Filter::all().without(Signal::NAMES[Signal::CONSUME]).expect("it is a name");
+    attach(filter, move |observed| bridge.observe(observed))
 }
 
 struct Bridge {

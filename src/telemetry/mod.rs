@@ -31,6 +31,7 @@ mod signal;
 
 use std::cell::Cell;
 use std::fmt;
+use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -71,8 +72,12 @@ pub struct Observed<'a> {
 /// # Ok::<(), zen_websocket::Error>(())
 /// ```
 #[must_use]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Filter {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter(Vec<Part>);
+
+/// One of the filters that a filter was made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Part {
     /// A bit for each kind of signal.
     kinds: u64,
     connection: Option<ConnectionId>,
@@ -91,7 +96,8 @@ struct Observer {
 /// The kinds of signals that somebody listens to.
 static WANTED: AtomicU64 = AtomicU64::new(0);
 
-static OBSERVERS: RwLock<Vec<Arc<Observer>>> = RwLock::new(Vec::new());
+/// Replaced as a whole, so that telling takes no more than a look.
+static OBSERVERS: RwLock<Option<Arc<[Arc<Observer>]>>> = RwLock::new(None);
 
 /// Each kind has a bit.
 const _: () = assert!(Signal::NAMES.len() <= u64::BITS as usize);
@@ -103,9 +109,7 @@ thread_local! {
 /// Lets an observer see what the filter lets through, until the guard is dropped.
 pub fn attach(filter: Filter, observer: impl Fn(&Observed<'_>) + Send + Sync + 'static) -> Guard {
     let observer = Arc::new(Observer { filter, observe: Box::new(observer), is_detached: AtomicBool::new(false) });
-    let mut observers = OBSERVERS.write();
-    observers.push(observer.clone());
-    note_wanted(&observers);
+    replace(|observers| observers.iter().cloned().chain([observer.clone()]).collect());
     Guard(observer)
 }
 
@@ -114,25 +118,35 @@ pub(crate) fn is_wanted(kind: usize) -> bool {
     WANTED.load(Ordering::Relaxed) & 1 << kind != 0
 }
 
+/// Whether anybody listens to signals of this kind from this connection.
+pub(crate) fn is_observed(kind: usize, connection: ConnectionId) -> bool {
+    let is_observed = |observers: &[Arc<Observer>]| observers.iter().any(|observer| observer.wants(kind, Some(connection)));
+    is_wanted(kind) && OBSERVERS.read().as_deref().is_some_and(is_observed)
+}
+
 /// Tells those who listen to it of a signal. No lock may be held.
 pub(crate) fn tell(observed: &Observed<'_>) {
     let kind = observed.signal.kind();
     if !is_wanted(kind) || IS_OBSERVING.get() {
         return;
     }
-    // Copied, so that an observer may attach and detach.
-    let observers = OBSERVERS.read().clone();
+    // Kept apart from the list, so that an observer may attach and detach.
+    let Some(observers) = OBSERVERS.read().clone() else { return };
     IS_OBSERVING.set(true);
     for observer in observers.iter().filter(|observer| observer.wants(kind, observed.connection)) {
         if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| (observer.observe)(observed))) {
             log::error!("an observer panicked over {} and is detached", observed.signal.name());
             detach(observer);
             // Its own drop might panic.
-            std::mem::forget(payload);
+            mem::forget(payload);
         }
     }
     IS_OBSERVING.set(false);
-    drop_shielded(observers);
+    // An observer that was detached meanwhile goes with its list.
+    if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| drop(observers))) {
+        log::error!("dropping an observer panicked");
+        mem::forget(payload);
+    }
 }
 
 /// Tells of a recording, which belongs to no connection.
@@ -140,43 +154,36 @@ pub(crate) fn tell_recorder(signal: &Signal<'_>) {
     tell(&Observed { connection: None, generation: Generation::default(), host: "", at: Instant::now(), signal });
 }
 
-fn drop_shielded(observers: Vec<Arc<Observer>>) {
-    if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| drop(observers))) {
-        log::error!("dropping an observer panicked");
-        std::mem::forget(payload);
-    }
-}
-
 fn detach(observer: &Arc<Observer>) {
     observer.is_detached.store(true, Ordering::Release);
-    let removed = {
-        let mut observers = OBSERVERS.write();
-        let place = observers.iter().position(|other| Arc::ptr_eq(other, observer));
-        let removed = place.map(|place| observers.remove(place));
-        note_wanted(&observers);
-        removed
-    };
-    // Outside the lock: what it owns may have a drop of its own.
-    drop(removed);
+    replace(|observers| observers.iter().filter(|other| !Arc::ptr_eq(other, observer)).cloned().collect());
 }
 
-fn note_wanted(observers: &[Arc<Observer>]) {
-    let kinds = observers.iter().fold(0, |kinds, observer| kinds | observer.filter.kinds);
-    WANTED.store(kinds, Ordering::Relaxed);
+/// Makes another list of the observers.
+fn replace(change: impl FnOnce(&[Arc<Observer>]) -> Arc<[Arc<Observer>]>) {
+    let replaced = {
+        let mut observers = OBSERVERS.write();
+        let changed = change(observers.as_deref().unwrap_or_default());
+        let kinds = changed.iter().flat_map(|observer| &observer.filter.0).fold(0, |kinds, part| kinds | part.kinds);
+        WANTED.store(kinds, Ordering::Relaxed);
+        observers.replace(changed)
+    };
+    // Outside the lock: what an observer owns may have a drop of its own.
+    drop(replaced);
 }
 
 impl Observer {
     fn wants(&self, kind: usize, connection: Option<ConnectionId>) -> bool {
-        self.filter.kinds & 1 << kind != 0
-            && self.filter.connection.is_none_or(|wanted| Some(wanted) == connection)
-            && !self.is_detached.load(Ordering::Acquire)
+        let lets_through =
+            |part: &Part| part.kinds & 1 << kind != 0 && part.connection.is_none_or(|wanted| Some(wanted) == connection);
+        self.filter.0.iter().any(lets_through) && !self.is_detached.load(Ordering::Acquire)
     }
 }
 
 impl Filter {
     /// Lets every signal through.
     pub fn all() -> Self {
-        Self { kinds: u64::MAX, connection: None }
+        Self(vec![Part { kinds: u64::MAX, connection: None }])
     }
 
     /// Lets the signals of this name through, or of this group, which is the part of a name before the dot.
@@ -185,23 +192,39 @@ impl Filter {
     ///
     /// [`Error::Config`] if no signal has this name.
     pub fn name(name: &str) -> Result<Self> {
+        Ok(Self(vec![Part { kinds: Self::kinds(name)?, connection: None }]))
+    }
+
+    /// Keeps the signals of this name or group back.
+    ///
+    /// # Errors
+    ///
+    /// As [`name`](Self::name).
+    pub fn without(mut self, name: &str) -> Result<Self> {
+        let kinds = Self::kinds(name)?;
+        self.0.iter_mut().for_each(|part| part.kinds &= !kinds);
+        Ok(self)
+    }
+
+    fn kinds(name: &str) -> Result<u64> {
         let is_meant = |known: &str| known == name || known.split_once('.').is_some_and(|(group, _)| group == name);
         let kinds = Signal::NAMES.iter().enumerate().filter(|(_, known)| is_meant(known));
         match kinds.fold(0, |kinds, (kind, _)| kinds | 1 << kind) {
             0 => Err(Error::config("filter", format!("no signal is called {name:?}"))),
-            kinds => Ok(Self { kinds, connection: None }),
+            kinds => Ok(kinds),
         }
     }
 
-    /// Lets through what either would; restricted to a connection if both are.
-    pub fn or(self, other: Self) -> Self {
-        let connection = if self.connection == other.connection { self.connection } else { None };
-        Self { kinds: self.kinds | other.kinds, connection }
+    /// Lets through what either would.
+    pub fn or(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
     }
 
     /// Lets through only what concerns this connection.
-    pub fn connection(self, connection: ConnectionId) -> Self {
-        Self { connection: Some(connection), ..self }
+    pub fn connection(mut self, connection: ConnectionId) -> Self {
+        self.0.iter_mut().for_each(|part| part.connection = Some(connection));
+        self
     }
 }
 

@@ -39,7 +39,7 @@ pub enum Signal<'a> {
         /// How long after the upgrade.
         took: Duration,
     },
-    /// `connection.open`: callers may send.
+    /// `connection.open`: as [`Event::Open`](crate::Event::Open).
     Open,
     /// `connection.live`: every channel wanted is confirmed.
     Live,
@@ -185,6 +185,11 @@ pub enum Signal<'a> {
         /// Why the wire ended.
         cause: &'a Error,
     },
+    /// `request_correlator.cancel`: a call was taken back, because its message was refused or its caller gave it up.
+    Cancel {
+        /// The id of the request.
+        id: &'a Id,
+    },
     /// `request_correlator.unmatched`: a reply answers no call that waits.
     Unmatched {
         /// The id of the reply.
@@ -310,6 +315,7 @@ impl Signal<'_> {
         "reactor.stall",
         "recorder.dropped",
         "recorder.failed",
+        "request_correlator.cancel",
     ];
 
     /// The place of `traffic.count` among the names: whoever counts asks for it before there is a signal.
@@ -318,6 +324,8 @@ impl Signal<'_> {
     pub(crate) const CONSUME: usize = 20;
     /// That of `rate_limiter.refill`.
     pub(crate) const REFILL: usize = 21;
+    /// That of `rate_limiter.queue`.
+    pub(crate) const QUEUE: usize = 23;
     /// That of `rate_limiter.pressure`.
     pub(crate) const PRESSURE: usize = 25;
 
@@ -352,7 +360,7 @@ impl Signal<'_> {
             Self::Consume { .. } => Self::CONSUME,
             Self::Refill { .. } => Self::REFILL,
             Self::Throttle { .. } => 22,
-            Self::Queue { .. } => 23,
+            Self::Queue { .. } => Self::QUEUE,
             Self::QueueFull { .. } => 24,
             Self::Pressure { .. } => Self::PRESSURE,
             Self::Track { .. } => 26,
@@ -370,6 +378,7 @@ impl Signal<'_> {
             Self::Stall { .. } => 38,
             Self::RecorderDropped { .. } => 39,
             Self::RecorderFailed { .. } => 40,
+            Self::Cancel { .. } => 41,
         }
     }
 }

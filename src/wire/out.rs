@@ -486,27 +486,27 @@ impl<W: Write> Out<W> {
         Ok(Sent::Written)
     }
 
-    /// Sends a ping of the session. One that finds no room is left out and counts as unanswered in time. `false` if it waits for the rate
-    /// limit, in place of an earlier one.
-    pub fn ping(&mut self, payload: &[u8]) -> Result<bool, Error> {
+    /// Sends a ping of the session; [`Sent::Queued`] if it waits for the rate limit, in place of an earlier one. `None` if it finds no
+    /// room: it is left out and counts as unanswered in time.
+    pub fn ping(&mut self, payload: &[u8]) -> Result<Option<Sent>, Error> {
         // The session pings once the login has succeeded, though callers may still be held.
         if !matches!(self.phase, Phase::Login | Phase::Ready) || !self.has_room(payload) {
-            return Ok(true);
+            return Ok(None);
         }
-        self.control(Control::Ping, payload)
+        self.control(Control::Ping, payload).map(|left| Some(if left { Sent::Written } else { Sent::Queued }))
     }
 
     /// Answers the pings of one receive, in one write. While the kernel or the rate limit lets nothing pass, the newest replaces the one
-    /// that waits (RFC 6455 §5.5.3).
-    pub fn pong<'a>(&mut self, payloads: impl Iterator<Item = &'a [u8]>) -> Result<(), Error> {
+    /// that waits (RFC 6455 §5.5.3). `false` if it is too late for answers.
+    pub fn pong<'a>(&mut self, payloads: impl Iterator<Item = &'a [u8]>) -> Result<bool, Error> {
         if !matches!(self.phase, Phase::Login | Phase::Ready) {
-            return Ok(());
+            return Ok(false);
         }
         if self.unsent() > 0 {
             if let Some(newest) = payloads.last() {
                 self.pong = Some(newest.to_vec());
             }
-            return Ok(());
+            return Ok(true);
         }
         // One that has waited goes first.
         let waited = self.pong.take();
@@ -546,18 +546,19 @@ impl<W: Write> Out<W> {
             self.begun.extend((0..count).map(begun));
         }
         encoded?;
-        self.write().map(|_| ())
+        self.write().map(|_| true)
     }
 
     /// Sends a Close frame, once per wire; no data follows it (RFC 6455 §5.5.1), and what waits for the rate limit will not leave.
-    pub fn close(&mut self, code: Option<u16>, reason: &str) -> Result<(), Error> {
+    /// `false` if there was one.
+    pub fn close(&mut self, code: Option<u16>, reason: &str) -> Result<bool, Error> {
         if !matches!(self.phase, Phase::Login | Phase::Ready) {
-            return Ok(());
+            return Ok(false);
         }
         self.phase = Phase::CloseSent;
         self.abandon();
         let payload = frame::close_payload(code, reason);
-        self.control(Control::Close, &payload).map(|_| ())
+        self.control(Control::Close, &payload).map(|_| true)
     }
 
     /// Writes what waits, as far as kernel and rate limit let it. Returns when the rate limit will let more pass.

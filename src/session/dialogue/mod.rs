@@ -176,7 +176,8 @@ impl Dialogue {
 
     /// Whether a reply with this id answers a login, whose secrets it may tell.
     pub fn is_login(&self, id: &Id) -> bool {
-        self.voice.said.get(id).is_some_and(|is_login| *is_login)
+        let is_awaited = self.exchange().is_some_and(|exchange| exchange.id == *id);
+        is_awaited || self.voice.said.get(id).is_some_and(|is_login| *is_login)
     }
 
     /// Whether [`handle_data`](Self::handle_data) can have any effect, so that it needs to be called.
@@ -428,9 +429,13 @@ impl Voice {
     /// Has a text sent, and remembers the id of its reply.
     pub(crate) fn say(&mut self, text: String, urgent: bool, id: Option<Id>, ticket: Option<Arc<Ticket>>) {
         self.has_login |= urgent;
-        if let Some(id) = id
-            && self.said.insert(id.clone(), urgent).is_none()
-        {
+        if let Some(id) = id {
+            // A dialect may use an id again; what was a login stays one.
+            if let Some(is_login) = self.said.get_mut(&id) {
+                *is_login |= urgent;
+                return self.act(Deed::Say { text, urgent, ticket });
+            }
+            self.said.insert(id.clone(), urgent);
             self.order.push_back(id);
             if self.order.len() > SAID_MAX
                 && let Some(oldest) = self.order.pop_front()
