@@ -340,9 +340,11 @@ impl Error {
     pub fn explain(&self) -> Explanation {
         let suggestion = match self {
             Self::ChannelsRejected(_) => "check the names of the channels, and whether they need a login",
-            Self::Closed | Self::Stopped => "connect again with the same config",
+            Self::Closed => "connect again with the same config",
             Self::Config { .. } => "correct the setting that is named",
             Self::Connect { source, .. } => match source.kind() {
+                io::ErrorKind::AddrNotAvailable => "check bind_address and the addresses of the host",
+                io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset => IF_RARE,
                 io::ErrorKind::ConnectionRefused => "check that the server is running and that host and port are right",
                 _ => "check the network path to the server",
             },
@@ -352,30 +354,49 @@ impl Error {
                 Phase::Resolve => "check the name server and how long on_dial takes",
                 Phase::Connect => "check the network path and firewalls, or raise connect_timeout",
                 Phase::Login => "check that the dialect recognises the replies to its login, or raise connect_timeout",
-                Phase::Tls | Phase::Upgrade => "check that the port speaks WebSocket, or raise connect_timeout",
+                Phase::Tls => "check that the port speaks TLS, or raise connect_timeout",
+                Phase::Upgrade => "check that the port speaks WebSocket, or raise connect_timeout",
             },
             Self::Duplicate(_) => "wait for the reply to the call before, or use another id",
-            Self::Disconnected | Self::Io(_) => "nothing; the connection is dialled again unless reconnect is off",
+            Self::Disconnected => IF_RARE,
             Self::Exhausted { last, .. } => last.explain().suggestion,
             Self::Full { .. } => "send less, or raise unsent_max and accept that messages age in the buffer",
-            Self::Handshake(_) => "check the URL: the server does not speak RFC 6455 at this path",
+            Self::Handshake(_) => "check scheme, port and path of the URL, and the subprotocols that are offered",
             Self::InboxFull => "take events faster, raise inbox_capacity, or choose another overflow policy",
+            Self::Io(source) => match source.kind() {
+                io::ErrorKind::BrokenPipe
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::HostUnreachable
+                | io::ErrorKind::NetworkDown
+                | io::ErrorKind::NetworkUnreachable
+                | io::ErrorKind::TimedOut => IF_RARE,
+                _ => "check what the system allows this process, and the on_socket hook",
+            },
             Self::Json(_) => "compare the type with the message",
             Self::LoginRefused { .. } => "check the credentials, their clock and what they are allowed to do",
             Self::Lost { sent: false, .. } => "decide again on the next wire; the venue does not have the request",
             Self::Lost { sent: true, .. } => "ask the venue what became of the request before sending it again",
-            Self::NotConnected => "wait for the next Open event",
-            Self::OnReactor => "use open, try_recv or start_close, or call from another thread",
+            Self::NotConnected => "wait for the next Open event, or for Live under hold_until",
+            Self::OnReactor => "use open, try_recv, start_call or start_close, or call from another thread",
             Self::Panicked(_) => "mend the code that panicked",
-            Self::PeerClosed { .. } => "see the venue's documentation for this close code",
+            Self::PeerClosed { code, .. } => match code {
+                Some(1000 | 1001) => "nothing if it is rare; else see how long the venue lets connections last",
+                Some(1002 | 1003 | 1007) => "check what was sent: the peer could not read it",
+                Some(1008) => "check the credentials, and the venue's rules on messages and limits",
+                Some(1009) => "send smaller messages",
+                Some(1011..=1014) => "wait until the server is back",
+                _ => "see the venue's documentation for this close code",
+            },
             Self::Protocol { code: 1009, .. } => "raise max_message if the venue sends such messages",
-            Self::Protocol { .. } => "report it to the venue; the connection is dialled again",
+            Self::Protocol { .. } => "report it to the venue",
             Self::QueueFull { .. } => "send less, or look at the pressure before sending",
             Self::Refused(refusal) => match refusal.status {
+                200..=299 => "check the path of the URL: no WebSocket answers there",
                 300..=399 => "use the URL the server points to",
                 401 | 403 => "check the credentials, their clock and the address they are allowed from",
                 404 => "check the path of the URL",
-                408 | 425 | 429 => "connect less often; the pause the server asked for is kept",
+                408 | 425 | 429 => "connect less often, and only after the pause the server asks for",
                 400..=499 => "check the URL and the headers",
                 _ => "wait until the server is back",
             },
@@ -383,13 +404,16 @@ impl Error {
             Self::Replaced => "nothing; reconnect was asked for",
             Self::Reply(_) => "compare the type that was asked for with the venue's documentation",
             Self::Resolve { .. } => "check the spelling of the host and the name server",
-            Self::Silent { .. } => "nothing; the connection is dialled again. If it recurs, check the network path",
+            Self::Silent { .. } => "nothing if it is rare; else check the network path, and whether the venue answers pings",
             Self::Stale { .. } => "build the message again from the state of the current wire",
+            Self::Stopped => "connect again on another reactor",
             Self::Throttled { .. } => "wait as long as it says, or let messages queue",
             Self::Timeout { sent: true, .. } => "ask the venue what became of the request before sending it again",
             Self::Timeout { sent: false, .. } => "look at the state of the client, or wait longer",
             Self::Tls { certificate: true, .. } => "check the host name, the clock and which roots are trusted",
-            Self::Tls { certificate: false, .. } => "check that the port speaks TLS 1.2 or 1.3",
+            Self::Tls { certificate: false, .. } => {
+                "check that the port speaks TLS, whether it wants a client certificate, and what lies between"
+            }
             Self::TooManyCalls { .. } => "wait for replies, or raise calls_max",
         };
         Explanation { message: self.to_string(), suggestion }
@@ -524,6 +548,9 @@ impl fmt::Debug for Refusal {
             .finish()
     }
 }
+
+/// For what ends connections now and then, whatever anybody does. Whether there is another dial is the config's to say.
+const IF_RARE: &str = "nothing if it is rare; else check the venue's limits and the network path";
 
 #[cfg(test)]
 mod tests {

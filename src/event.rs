@@ -287,6 +287,11 @@ impl fmt::Display for ConnectionId {
 }
 
 impl Generation {
+    /// The wire of this number.
+    pub(crate) fn new(number: u32) -> Self {
+        Self(number)
+    }
+
     /// The wire after this one.
     pub fn next(self) -> Self {
         Self(self.0.wrapping_add(1))

@@ -70,7 +70,7 @@
 //! | 1 | `session` | when to dial, log in, ping, restore, give up: pure state machines over inputs and `now` |
 //! | 1 | `wire` | bytes to messages and back, without blocking: frames, handshake, TLS, dialling |
 //! | 2 | `reactor` | the loop that joins the two ([`Driver::turn`]), its thread, its resolvers |
-//! | 3 | `client`, `inbox`, `rpc` | what callers hold |
+//! | 3 | `client`, `inbox`, `rpc`, `recording` | what callers hold, and how a recording is read and replayed |
 //!
 //! Callers and the reactor share two locks per connection, never held together: one around the session, for a few field accesses, one
 //! around the sending half, for one frame (16 KiB of them in a burst) and one write. A governor's lock is taken under the latter only. Receiving takes no lock that
@@ -79,8 +79,8 @@
 //! # Logs
 //!
 //! State changes are logged through [`log`], one line each with its cause and what comes next, under the targets of this crate's modules,
-//! which begin with `zen_websocket`: `info` for open, live and closed by this program, `warn` for a loss, a failed dial, messages dropped or
-//! unsent and a stalled reactor, `error` for a connection that ended for a cause, a hook that panicked, a recording that fails, or a
+//! which begin with `zen_websocket`: `info` for open, live, notices of the venue, and closed by this program, `warn` for a loss, a failed dial, messages dropped or
+//! unsent, channels refused, silent or with gaps, and a stalled reactor, `error` for a connection that ended for a cause, a hook that panicked, a recording that fails, or a
 //! reactor that cannot go on, `debug` for dials and replies to nobody. [`Config::debug`] adds every message and control frame of a
 //! connection, under `zen_websocket::frames`. No line carries header values, user info, query values or logins. A logger runs where the
 //! line is written, mostly on a reactor thread: it must not wait, nor panic.
@@ -94,6 +94,7 @@
 //! | what happens | [`telemetry`], and the `metrics` facade with feature `metrics` |
 //! | what was said | [`Config::record_to`], [`Config::debug`] |
 //! | what does this error mean | [`Error::explain`] |
+//! | what went wrong, by symptom | [`guide::wrong`] |
 //!
 //! # Features
 //!
@@ -113,6 +114,7 @@ mod latency;
 mod metrics;
 mod reactor;
 mod recorder;
+mod recording;
 mod reply;
 mod rpc;
 mod session;
@@ -141,6 +143,7 @@ pub use crate::reactor::{
     Batch, Channels, Context, Driver, Events, Handler, PendingCall, Reactor, ReactorBuilder, Sink, Subscription, Wait,
 };
 pub use crate::recorder::{Content, Direction, Entry, Recorder, RecorderStatus};
+pub use crate::recording::{Entries, Feeding, Metadata, Recording, Replay, Speed};
 pub use crate::reply::Reply;
 #[doc(hidden)]
 pub use crate::rpc::__private;

@@ -100,7 +100,7 @@ fn a_queue_that_fills_shows_its_pressure_until_the_wire_ends() {
         for _ in 0..4 {
             client.send("order").unwrap();
         }
-        assert_eq!(engine.lines().value("pressure", "level=\"high\""), 1.0);
+        engine.turn_until(|lines| lines.value("pressure", "level=\"high\"") == 1.0);
         assert_eq!(engine.lines().value("pressure", "level=\"medium\""), 0.0);
 
         server.kill_all();

@@ -70,6 +70,7 @@ const NO_FAULTS: &[&str] = &[
     "on_open",
     "on_text",
     "on_binary",
+    "playback",
     // Peers.
     "id",
     "request",

@@ -990,7 +990,7 @@ impl World {
                 }
             }
             None => {
-                if self.write(|out| out.ping(&payload)) == Some(false) {
+                if self.write(|out| out.ping(&payload)).flatten() == Some(Sent::Queued) {
                     self.count("pings held");
                     self.session.handle_ping_held();
                 }

@@ -57,6 +57,10 @@ impl Costs {
     pub(crate) fn of(&self, limit: usize) -> u32 {
         self.0[limit]
     }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(cost, more)| *cost = cost.saturating_add(more));
+    }
 }
 
 impl Governor {

@@ -393,7 +393,10 @@ impl Driver {
         let again = work(slot, &mut turn);
         slot.hand_over();
         self.note_served(index);
-        self.slots.file(index, again);
+        if self.slots.file(index, again) {
+            // Dropping what is the user's takes time that is not the next one's.
+            self.stopwatch.start(Instant::now());
+        }
     }
 
     /// Takes the time that a slot was served.
@@ -484,9 +487,9 @@ impl Slots {
         }
     }
 
-    /// Puts a connection where its next piece of work will find it, or away if it has ended.
-    fn file(&mut self, index: usize, again: bool) {
-        let Some(slot) = &self.entries[index].slot else { return };
+    /// Puts a connection where its next piece of work will find it, or away if it has ended; returns whether it has.
+    fn file(&mut self, index: usize, again: bool) -> bool {
+        let Some(slot) = &self.entries[index].slot else { return false };
         let (is_closed, deadline) = slot.outlook();
         let is_stuck = !is_closed && slot.is_stuck();
         let entry = &mut self.entries[index];
@@ -508,6 +511,7 @@ impl Slots {
         } else if again {
             self.queue(index);
         }
+        is_closed
     }
 
     fn remove(&mut self, index: usize) {

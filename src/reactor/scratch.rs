@@ -2,6 +2,7 @@
 
 use std::any::Any;
 
+use crate::event::Generation;
 use crate::reactor::shared::Shared;
 use crate::recorder::FrameKind;
 
@@ -49,12 +50,12 @@ impl Pongs {
     }
 
     /// Sends the pongs for all of them, in one write.
-    pub(crate) fn answer(&mut self, shared: &Shared) {
+    pub(crate) fn answer(&mut self, shared: &Shared, generation: Generation) {
         if self.lengths.is_empty() {
             return;
         }
         if shared.write(|out| out.pong(self.iter())) == Some(true) {
-            self.iter().for_each(|payload| shared.log_control(FrameKind::Pong, payload));
+            self.iter().for_each(|payload| shared.log_control(generation, FrameKind::Pong, payload));
         }
         self.bytes.clear();
         self.lengths.clear();

@@ -26,6 +26,7 @@ use crate::reactor::sink::Depth;
 use crate::reactor::talk::{Order, What};
 use crate::recorder::Tap;
 use crate::session::Session;
+use crate::telemetry::Signal;
 use crate::wire::frame;
 use crate::wire::out::{Lane, Out, Outgoing};
 
@@ -143,7 +144,13 @@ impl Shared {
 
     pub(crate) fn ping(&self, manner: Manner) -> Result<Sent> {
         let payload = self.session.lock().start_ping(Instant::now());
-        self.send(Outgoing { lane: manner.lane, ..self.outgoing(OpCode::Control(Control::Ping), &payload) }, None)
+        let outgoing = Outgoing { lane: manner.lane, ..self.outgoing(OpCode::Control(Control::Ping), &payload) };
+        let sent = self.send(outgoing, None);
+        match sent {
+            Ok(_) => self.tell(&Signal::Ping),
+            Err(_) => self.session.lock().withdraw_ping(&payload),
+        }
+        sent
     }
 
     /// Sends texts on one wire, as many in one write as fit.
@@ -160,7 +167,7 @@ impl Shared {
             let error = match sent {
                 Ok(_) => continue,
                 // It may wait, by itself.
-                Err(Error::Throttled { .. }) => self.send(rest[0], None).err(),
+                Err(Error::Throttled { wait }) => self.send_later(rest[0], wait, generation, None).err(),
                 Err(error) => Some(error),
             };
             if error.is_some() {
@@ -185,13 +192,24 @@ impl Shared {
     }
 
     /// Sends a message of a caller's, which may have to wait for the rate limit, until `deadline` at most.
-    pub(crate) fn send(&self, mut outgoing: Outgoing<'_>, deadline: Option<Instant>) -> Result<Sent> {
-        let (_, sent, generation) = self.try_send(slice::from_ref(&outgoing));
-        let (&Err(Error::Throttled { mut wait }), Throttle::Wait(limit)) = (&sent, self.config.settings.throttle) else {
-            return sent;
-        };
+    pub(crate) fn send(&self, outgoing: Outgoing<'_>, deadline: Option<Instant>) -> Result<Sent> {
+        match self.try_send(slice::from_ref(&outgoing)) {
+            (_, Err(Error::Throttled { wait }), generation) => self.send_later(outgoing, wait, generation, deadline),
+            (_, sent, _) => sent,
+        }
+    }
+
+    /// Sends a message that the rate limit allows only later, if it may wait.
+    fn send_later(
+        &self,
+        mut outgoing: Outgoing<'_>,
+        mut wait: Duration,
+        generation: Generation,
+        deadline: Option<Instant>,
+    ) -> Result<Sent> {
+        let Throttle::Wait(limit) = self.config.settings.throttle else { return Err(Error::Throttled { wait }) };
         if mailbox::is_turning_thread() {
-            return sent;
+            return Err(Error::Throttled { wait });
         }
         // A message must not leave late on another wire.
         outgoing.expected.get_or_insert(generation);
@@ -210,15 +228,25 @@ impl Shared {
                     Error::NotConnected
                 });
             }
-            match self.try_send(slice::from_ref(&outgoing)).1 {
-                Err(Error::Throttled { wait: more }) => wait = more,
-                sent => return sent,
+            match self.try_silently(slice::from_ref(&outgoing)) {
+                (_, Err(Error::Throttled { wait: more }), _) => wait = more,
+                (count, sent, generation) => {
+                    self.witness_sent(generation, slice::from_ref(&outgoing), count, &sent);
+                    return sent;
+                }
             }
         }
     }
 
     /// Sends the first of these messages, at once or not at all. Returns how many were accepted, and on which wire.
     fn try_send(&self, messages: &[Outgoing<'_>]) -> (usize, Result<Sent>, Generation) {
+        let (count, sent, generation) = self.try_silently(messages);
+        self.witness_sent(generation, messages, count, &sent);
+        (count, sent, generation)
+    }
+
+    /// As [`try_send`](Self::try_send), without telling anybody.
+    fn try_silently(&self, messages: &[Outgoing<'_>]) -> (usize, Result<Sent>, Generation) {
         let (count, mut sent, generation) = {
             let mut out = self.out.lock();
             let (count, sent) = out.send_many(messages);
@@ -244,7 +272,6 @@ impl Shared {
         if matches!(sent, Err(Error::NotConnected)) && matches!(self.state(), State::Closing | State::Closed) {
             sent = Err(Error::Closed);
         }
-        self.witness_sent(generation, messages, count, &sent);
         (count, sent, generation)
     }
 

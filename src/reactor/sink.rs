@@ -95,8 +95,13 @@ impl Feed {
 
     /// Returns whether anybody may still take it.
     pub(crate) fn put(&mut self, context: &Context<'_>, event: Event) -> bool {
+        self.push(received(context, event))
+    }
+
+    /// Returns whether anybody may still take it.
+    pub(crate) fn push(&mut self, received: Received) -> bool {
         self.is_news = true;
-        self.end.sender.send(received(context, event)).is_ok()
+        self.end.sender.send(received).is_ok()
     }
 
     /// Tells the consumers of what was put since the last time.

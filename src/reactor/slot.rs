@@ -331,6 +331,9 @@ impl Slot {
     }
 
     fn tell_traffic(&mut self) {
+        if self.traffic.is_none() {
+            return;
+        }
         let (now_in, now_out) = self.totals();
         let Some(traffic) = &mut self.traffic else { return };
         traffic.due = None;
@@ -379,9 +382,7 @@ impl Slot {
             return self.query(attempt, deadline);
         }
         let now = Instant::now();
-        // The deadline was counted from there.
-        let began = deadline - self.config.settings.connect_timeout;
-        self.shared.tell(&Signal::DialPhase { phase: Phase::Resolve, took: now.saturating_duration_since(began) });
+        self.shared.tell_resolved(now, deadline);
         match resolved.plan {
             Ok(plan) => {
                 // The next dial resumes the TLS session of this one.
@@ -389,7 +390,7 @@ impl Slot {
                 self.link = Link::Dialing(Box::new(Dialing {
                     dial: Dial::new(plan, self.config.clone()),
                     hangup: false,
-                    began,
+                    began: self.shared.dial_began(deadline),
                     phase: Phase::Connect,
                     phase_began: now,
                 }));
@@ -498,7 +499,11 @@ impl Slot {
                     Action::Ping(payload) => self.ping(turn, payload),
                     Action::Close(code, reason) => {
                         if self.shared.write(|out| out.close(Some(code), &reason)) == Some(true) {
-                            self.shared.log_control(FrameKind::Close, &frame::close_payload(Some(code), &reason));
+                            self.shared.log_control(
+                                self.generation,
+                                FrameKind::Close,
+                                &frame::close_payload(Some(code), &reason),
+                            );
                         }
                     }
                     Action::Hangup(cause) => self.drop_wire(turn, cause),
@@ -626,10 +631,11 @@ impl Slot {
         let text = dialect.and_then(|dialect| guard(|| dialect.ping(u64::from_be_bytes(payload))).transpose());
         let is_held = match text {
             None => match self.shared.write(|out| out.ping(&payload)).flatten() {
-                Some(sent) => {
-                    self.shared.log_control(FrameKind::Ping, &payload);
+                Some(Sent::Queued) => true,
+                Some(Sent::Written | Sent::Buffered) => {
+                    self.shared.log_control(self.generation, FrameKind::Ping, &payload);
                     self.shared.tell(&Signal::Ping);
-                    sent == Sent::Queued
+                    false
                 }
                 None => false,
             },
@@ -637,10 +643,11 @@ impl Slot {
                 Ok((costs, text)) => {
                     let outgoing = Outgoing { costs, lane: Lane::Control, ..Outgoing::text(&text) };
                     let said = self.shared.say(outgoing);
-                    if said.is_ok() {
+                    let has_left = matches!(said, Ok(Sent::Written | Sent::Buffered));
+                    if has_left {
                         self.shared.tell(&Signal::Ping);
                     }
-                    !matches!(said, Ok(Sent::Written | Sent::Buffered))
+                    !has_left
                 }
                 Err(panicked) => return self.fail(turn, panicked),
             },
@@ -676,6 +683,12 @@ impl Slot {
 
     /// Gives up the dial, or the wire on which the login goes on.
     fn abandon(&mut self, turn: &mut Turn<'_>) {
+        let now = Instant::now();
+        match &mut self.link {
+            Link::Resolving { deadline, .. } => self.shared.tell_resolved(now, *deadline),
+            Link::Dialing(dialing) => dialing.enter(now, dialing.phase, true, &self.shared),
+            Link::Down | Link::Open(_) => {}
+        }
         self.end_wire(turn, &Error::Closed);
         self.link = Link::Down;
         self.converse(turn, Ok(()));
@@ -1004,7 +1017,7 @@ impl Slot {
         if messages > 0 && self.config.settings.data_silence.is_some() {
             shared.session.lock().handle_data(at);
         }
-        turn.scratch.pongs.answer(shared);
+        turn.scratch.pongs.answer(shared, self.generation);
         flow
     }
 
@@ -1082,9 +1095,6 @@ impl Slot {
             cause = end;
         }
         let ended = self.end_wire(turn, &cause);
-        if self.traffic.is_some() {
-            self.tell_traffic();
-        }
         let was_open = ended.as_ref().is_some_and(|ended| ended.was_open);
         let (is_own_close, waiting) = {
             let (mut session, now) = (self.shared.session.lock(), Instant::now());
@@ -1118,14 +1128,15 @@ impl Slot {
         self.unblock();
         let Link::Open(mut wire) = mem::replace(&mut self.link, Link::Down) else { return None };
         self.report_gap(turn);
-        let remains = {
+        let (told, remains) = {
             let mut out = self.shared.out.lock();
-            if let Some((code, reason)) = farewell(cause) {
-                // Nothing can be done if it fails: the wire is ending.
-                let _ = out.close(code, reason);
-            }
-            out.end()
+            // Nothing can be done if it fails: the wire is ending.
+            let told = farewell(cause).filter(|(code, reason)| matches!(out.close(*code, reason), Ok(true)));
+            (told, out.end())
         };
+        if let Some((code, reason)) = told {
+            self.shared.log_control(self.generation, FrameKind::Close, &frame::close_payload(code, reason));
+        }
         drop(remains.stream);
         self.shared.counters.held.store(0, Ordering::Relaxed);
         if let Some(talk) = &mut self.talk {
@@ -1137,6 +1148,8 @@ impl Slot {
         if let Some(stream) = Arc::get_mut(&mut wire.stream.0) {
             let _ = turn.registry.deregister(stream);
         }
+        self.shared.tell_pressure(&mut self.pressure);
+        self.tell_traffic();
         let unsent = Event::Unsent { messages: remains.messages, bytes: remains.bytes };
         Some(Ended { was_open: wire.is_open, unsent: (remains.messages > 0).then_some(unsent) })
     }
@@ -1193,9 +1206,10 @@ impl Slot {
     /// Whoever leaves something unsent posts the slot, which leads here: an edge that came before the note is made up for by this write,
     /// and one that comes after it finds the note.
     fn flush(&mut self) -> Option<Error> {
+        let mut passed = Costs::default();
         let (failure, next, unsent) = {
             let mut out = self.shared.out.lock();
-            let flushed = out.flush();
+            let flushed = out.flush_counting(&mut passed);
             let next = flushed.as_ref().map_or(None, |next| *next);
             (flushed.err().or_else(|| out.failure()), next, out.unsent() > 0)
         };
@@ -1203,6 +1217,7 @@ impl Slot {
             wire.unsent = unsent;
             wire.held_until = next;
         }
+        self.shared.tell_consumed(&passed);
         self.shared.tell_pressure(&mut self.pressure);
         failure
     }
@@ -1241,11 +1256,15 @@ impl Delivery<'_, '_> {
         }
         self.room = self.room.saturating_sub(1);
         // The peer sent its ping first, so its pong goes out before any answer to this message.
-        self.pongs.answer(self.context.shared);
+        self.pongs.answer(self.context.shared, self.context.generation);
         match self.sink.deliver(&self.context, event, self.engine) {
             Outcome::Delivered => {}
             Outcome::Replaced => self.room = self.room.saturating_add(1),
-            Outcome::Discarded => self.discarded += 1,
+            // Who discards is never full.
+            Outcome::Discarded => {
+                self.discarded += 1;
+                self.room = self.room.saturating_add(1);
+            }
             Outcome::Panicked(payload) => return Err(Undelivered::Panicked(payload)),
         }
         Ok(())

@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::config::Throttle;
-use crate::error::{Error, Result};
+use crate::error::{Error, Phase, Result};
 use crate::event::{ConnectionId, Event, Generation, Sent};
-use crate::governor::Pressure;
+use crate::governor::{Costs, Pressure};
 use crate::reactor::shared::Shared;
 use crate::recorder::{Direction, FrameKind};
 use crate::target::Target;
@@ -35,15 +35,20 @@ impl Shared {
         if !telemetry::is_observed(signal.kind(), self.id) {
             return;
         }
-        let (connection, generation) = (Some(self.id), self.generation());
-        let host =
-            self.instruments.host(|| Target::parse(&self.config.url).map_or_else(|_| String::new(), |target| target.authority));
+        // The wire of a login counts, too.
+        let (connection, generation) = (Some(self.id), self.out.lock().generation());
+        let host = self.instruments.host(|| self.host());
         telemetry::tell(&Observed { connection, generation, host, at: Instant::now(), signal });
+    }
+
+    /// The host and port the connection is for.
+    fn host(&self) -> String {
+        Target::parse(&self.config.url).map_or_else(|_| String::new(), |target| target.authority)
     }
 
     /// Tells all of an event, before it is delivered.
     pub(crate) fn witness(&self, generation: Generation, event: &Event) {
-        log_event(self.id, generation, event);
+        log_event(self, generation, event);
         // What an observer causes comes after what it observed.
         if let Some(tap) = &self.tap {
             tap.event(Instant::now(), generation, event);
@@ -61,7 +66,8 @@ impl Shared {
             Event::Dialing { attempt } => self.tell(&Signal::Dial { attempt: *attempt }),
             Event::DialFailed { attempt, cause, redial_in } => {
                 self.tell(&Signal::DialFailed { attempt: *attempt, cause });
-                self.tell_redial(*redial_in);
+                let is_refused = cause.is_fatal() && self.generation() == Generation::default();
+                self.tell_redial(*redial_in, if is_refused { 0 } else { *attempt });
             }
             Event::Open => self.tell(&Signal::Open),
             Event::Live => self.tell(&Signal::Live),
@@ -72,37 +78,54 @@ impl Shared {
             Event::Unmatched { id, .. } => self.tell(&Signal::Unmatched { id }),
             Event::Unsent { messages, bytes } => self.tell(&Signal::Unsent { messages: *messages, bytes: *bytes }),
             Event::Lost { cause, redial_in } => {
-                let uptime = self.session.lock().opened_for(Instant::now());
+                let (uptime, attempts) = {
+                    let session = self.session.lock();
+                    (session.opened_for(Instant::now()), session.attempt())
+                };
                 let code = if let Error::PeerClosed { code, .. } = cause { *code } else { None };
                 self.tell(&Signal::Lost { cause, closer: Closer::of(cause), code, uptime });
-                self.tell_redial(*redial_in);
+                self.tell_redial(*redial_in, attempts);
             }
-            Event::Closed { cause } => {
-                if let Some(Error::Exhausted { attempts, .. }) = cause {
-                    self.tell(&Signal::RedialsExhausted { attempts: *attempts });
-                }
-                self.tell(&Signal::Closed { cause: cause.as_ref() });
-            }
+            Event::Closed { cause } => self.tell(&Signal::Closed { cause: cause.as_ref() }),
             Event::Message(_) | Event::Request { .. } | Event::Notice(_) => {}
         }
     }
 
-    fn tell_redial(&self, redial_in: Option<Duration>) {
-        if let Some(delay) = redial_in {
-            self.tell(&Signal::RedialScheduled { delay });
+    fn tell_redial(&self, redial_in: Option<Duration>, attempts: u32) {
+        match redial_in {
+            Some(delay) => self.tell(&Signal::RedialScheduled { delay }),
+            None if attempts > 0 => self.tell(&Signal::RedialsExhausted { attempts }),
+            None => {}
         }
+    }
+
+    /// When a dial with this deadline began.
+    pub(crate) fn dial_began(&self, deadline: Instant) -> Instant {
+        deadline - self.config.settings.connect_timeout
+    }
+
+    /// Tells that the first phase of the dial with this deadline is over.
+    pub(crate) fn tell_resolved(&self, now: Instant, deadline: Instant) {
+        let took = now.saturating_duration_since(self.dial_began(deadline));
+        self.tell(&Signal::DialPhase { phase: Phase::Resolve, took });
     }
 
     /// Tells of what became of messages that were to be sent, of which these were accepted.
     fn tell_sent(&self, accepted: &[Outgoing<'_>], sent: &Result<Sent>) {
+        // Those that wait are told of when they leave.
+        if self.governor.is_some() && !matches!(sent, Ok(Sent::Queued)) && telemetry::is_wanted(Signal::CONSUME) {
+            let mut costs = Costs::default();
+            accepted.iter().for_each(|outgoing| costs.add(&outgoing.costs));
+            self.tell_consumed(&costs);
+        }
         match sent {
-            Ok(Sent::Written | Sent::Buffered) if self.governor.is_some() && telemetry::is_wanted(Signal::CONSUME) => {
-                self.tell_consumed(accepted);
-            }
             Ok(Sent::Written | Sent::Buffered) => {}
             Ok(Sent::Queued) if telemetry::is_observed(Signal::QUEUE, self.id) => {
+                // The connection's own subscriptions wait apart.
                 let waiting = self.out.lock().waiting();
-                self.tell(&Signal::Queue { waiting });
+                if waiting > 0 {
+                    self.tell(&Signal::Queue { waiting });
+                }
             }
             Ok(Sent::Queued) => {}
             Err(Error::Full { unsent }) => self.tell(&Signal::Refused { unsent: *unsent }),
@@ -112,15 +135,14 @@ impl Shared {
         }
     }
 
-    #[cold]
-    fn tell_consumed(&self, accepted: &[Outgoing<'_>]) {
-        if !telemetry::is_observed(Signal::CONSUME, self.id) {
+    /// Tells that messages of these costs have passed the limits.
+    pub(crate) fn tell_consumed(&self, costs: &Costs) {
+        if *costs == Costs::default() || !telemetry::is_observed(Signal::CONSUME, self.id) {
             return;
         }
         for (index, limit) in self.rate_status().limits.iter().enumerate() {
-            let cost = accepted.iter().map(|outgoing| outgoing.costs.of(index)).sum();
             let (name, available, capacity) = (limit.name.as_deref(), limit.available, limit.capacity);
-            self.tell(&Signal::Consume { name, cost, available, capacity });
+            self.tell(&Signal::Consume { name, cost: costs.of(index), available, capacity });
         }
     }
 
@@ -184,8 +206,9 @@ impl Shared {
     /// the wire.
     pub(crate) fn witness_sent(&self, generation: Generation, messages: &[Outgoing<'_>], count: usize, sent: &Result<Sent>) {
         if self.config.settings.debug {
+            let verb = if matches!(sent, Ok(Sent::Queued)) { "queued" } else { "sent" };
             for outgoing in &messages[..count] {
-                log_frame(self.id, generation, "sent", frame::kind(outgoing.opcode), outgoing.payload, outgoing.is_secret);
+                log_frame(self.id, generation, verb, frame::kind(outgoing.opcode), outgoing.payload, outgoing.is_secret);
             }
             if let (Some(outgoing), Err(error)) = (messages.get(count), sent) {
                 let (id, word, size) = (self.id, word(frame::kind(outgoing.opcode)), outgoing.payload.len());
@@ -196,28 +219,33 @@ impl Shared {
     }
 
     /// A control frame of the connection's own was sent, or waits.
-    pub(crate) fn log_control(&self, kind: FrameKind, payload: &[u8]) {
+    pub(crate) fn log_control(&self, generation: Generation, kind: FrameKind, payload: &[u8]) {
         if self.config.settings.debug {
-            log_frame(self.id, self.generation(), "sent", kind, payload, false);
+            log_frame(self.id, generation, "sent", kind, payload, false);
         }
     }
 }
 
-fn log_event(id: ConnectionId, generation: Generation, event: &Event) {
+fn log_event(shared: &Shared, generation: Generation, event: &Event) {
+    let id = shared.id;
     match event {
-        Event::Open => log::info!("{id}: open, {generation}"),
+        Event::Open => log::info!("{id}: open, {generation} to {}", shared.host()),
         Event::Dialing { attempt } => log::debug!("{id}: dialing, attempt {attempt}"),
         Event::DialFailed { attempt, cause, redial_in: Some(pause) } => {
-            log::warn!("{id}: dial {attempt} failed, next in {pause:?}: {cause}");
+            log::warn!("{id}: dial {attempt} to {} failed, next in {pause:?}: {cause}", shared.host());
         }
-        Event::DialFailed { attempt, cause, redial_in: None } => log::warn!("{id}: dial {attempt} failed: {cause}"),
-        Event::Lost { cause, redial_in: Some(pause) } => log::warn!("{id}: lost {generation}, next dial in {pause:?}: {cause}"),
-        Event::Lost { cause, redial_in: None } => log::warn!("{id}: lost {generation}: {cause}"),
+        Event::DialFailed { attempt, cause, redial_in: None } => {
+            log::warn!("{id}: dial {attempt} to {} failed: {cause}", shared.host())
+        }
+        Event::Lost { cause, redial_in: Some(pause) } => {
+            log::warn!("{id}: lost {generation} to {}, next dial in {pause:?}: {cause}", shared.host())
+        }
+        Event::Lost { cause, redial_in: None } => log::warn!("{id}: lost {generation} to {}: {cause}", shared.host()),
         Event::Unsent { messages, bytes } => log::warn!("{id}: {messages} messages ({bytes} bytes) did not leave {generation}"),
         Event::Gap { channel: None, missing } => log::warn!("{id}: the inbox was full, {missing} messages dropped"),
         Event::Gap { channel: Some(channel), missing } => log::warn!("{id}: the sequence of {channel} jumps by {missing}"),
         Event::Live => log::info!("{id}: live, {generation}"),
-        Event::Rejected { channel, reason } => log::warn!("{id}: {channel} was refused: {reason}"),
+        Event::Rejected { channel, reason } => log::warn!("{id}: {channel} was refused: {}", reason.escape_debug()),
         Event::ChannelSilent { channel, quiet } => log::warn!("{id}: no data of {channel} for {quiet:?}, subscribing anew"),
         Event::Unmatched { id: call, .. } => log::debug!("{id}: a reply to no call that waits, {call}"),
         Event::Request { id: call, .. } => log::debug!("{id}: the venue asks something, {call}"),

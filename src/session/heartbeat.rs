@@ -77,6 +77,12 @@ impl Heartbeat {
         rtt
     }
 
+    /// Forgets a ping that did not leave.
+    pub(crate) fn withdraw(&mut self, payload: &[u8; 8]) {
+        let number = u64::from_be_bytes(*payload);
+        self.outstanding.retain(|ping| ping.number != number);
+    }
+
     /// Excuses the latest ping: it has not left yet.
     pub(crate) fn excuse(&mut self) {
         if let Some(latest) = self.outstanding.back_mut() {

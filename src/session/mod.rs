@@ -163,6 +163,16 @@ impl<W> Session<W> {
         self.heartbeat.ping(now, true)
     }
 
+    /// Forgets a ping of a caller's that did not leave.
+    pub fn withdraw_ping(&mut self, payload: &[u8; 8]) {
+        self.heartbeat.withdraw(payload);
+    }
+
+    /// Dials since the last wire that proved stable, since the first, or since a wish for another.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
     /// Asks for a new wire, now.
     pub fn wish_reconnect(&mut self) {
         self.wishes.reconnect = true;

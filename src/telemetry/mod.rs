@@ -217,7 +217,12 @@ impl Filter {
 
     /// Lets through what either would.
     pub fn or(mut self, other: Self) -> Self {
-        self.0.extend(other.0);
+        for part in other.0 {
+            match self.0.iter_mut().find(|own| own.connection == part.connection) {
+                Some(own) => own.kinds |= part.kinds,
+                None => self.0.push(part),
+            }
+        }
         self
     }
 

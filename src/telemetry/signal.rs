@@ -15,7 +15,7 @@ pub enum Signal<'a> {
         /// Counts the dials as [`Event::Dialing`](crate::Event::Dialing) does.
         attempt: u32,
     },
-    /// `connection.dial_phase`: a phase of a dial is done, well or not.
+    /// `connection.dial_phase`: a phase of a dial is done, well or not; a login has a signal of its own.
     DialPhase {
         /// Which.
         phase: Phase,
@@ -69,7 +69,7 @@ pub enum Signal<'a> {
         /// `None` if this program closed it.
         cause: Option<&'a Error>,
     },
-    /// `heartbeat.ping`: a heartbeat leaves.
+    /// `heartbeat.ping`: a heartbeat, or a ping of a caller's, leaves.
     Ping,
     /// `heartbeat.pong`: the peer has answered one.
     Pong {

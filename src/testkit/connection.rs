@@ -14,6 +14,7 @@ use tungstenite::http::StatusCode;
 use super::engine::{Shared, Timer, Timers, later};
 use super::frame::{self, BINARY, CLOSE, CONTINUATION, Header, PING, PONG, TEXT};
 use super::peer::Command;
+use super::playback::{Playback, Player, Step};
 use super::script::{Answer, Conduct, End, Pongs, Script};
 use super::wire::{Wire, clear};
 use super::{Captured, ClientMessage, Peer, Request};
@@ -39,6 +40,7 @@ pub(super) struct Connection {
     /// Whether a further turn is already due.
     again: bool,
     flush_timer: Option<Instant>,
+    player: Option<Player>,
     verdict: Verdict,
 }
 
@@ -91,6 +93,7 @@ impl Connection {
             close_received: false,
             again: false,
             flush_timer: None,
+            player: None,
             verdict: Verdict::Keep,
         }
     }
@@ -128,6 +131,11 @@ impl Connection {
             Timer::End(End::HangUp) => self.wire.finish(false),
             Timer::End(End::Reset) => self.verdict = Verdict::Reset,
             Timer::Flush => self.flush_timer = None,
+            Timer::Play => {
+                if let Some(player) = &mut self.player {
+                    player.handle_timeout();
+                }
+            }
             Timer::Pong(payload) => self.wire.queue(|out| frame::encode(out, PONG, &payload)),
         }
     }
@@ -135,6 +143,7 @@ impl Connection {
     /// Does what there is to do: the peer's commands, a few reads, what is to be written.
     pub(super) fn turn(&mut self, turn: &mut Turn<'_>, scratch: &mut [u8]) -> Verdict {
         self.run_commands();
+        self.play(turn);
         self.flush(turn);
         for _ in 0..READS_PER_TURN {
             if !self.can_read() {
@@ -153,7 +162,7 @@ impl Connection {
             turn.shared.note_violation(self.id, "the client leaves more than 64 MiB unread");
             self.verdict = Verdict::Reset;
         }
-        if (self.can_read() || self.is_endless()) && !mem::replace(&mut self.again, true) {
+        if (self.can_read() || self.is_endless() || self.can_play()) && !mem::replace(&mut self.again, true) {
             turn.again.push(self.id);
         }
         self.verdict
@@ -309,6 +318,7 @@ impl Connection {
             guard(turn, self.id, || run(&peer));
         }
         self.run_commands();
+        self.player = self.script.playback.as_ref().map(Playback::start);
     }
 
     fn start_timers(&self, now: Instant, timers: &mut Timers) {
@@ -385,6 +395,9 @@ impl Connection {
             TEXT => ClientMessage::Text(text.to_string()),
             _ => ClientMessage::Binary(payload.to_vec()),
         });
+        if let Some(player) = &mut self.player {
+            player.handle_message();
+        }
         if self.conduct == Conduct::Silent {
             return;
         }
@@ -449,6 +462,26 @@ impl Connection {
         }
     }
 
+    /// Queues what the playback has, as far as the client takes it.
+    fn play(&mut self, turn: &mut Turn<'_>) {
+        while self.can_play()
+            && let Some(player) = &mut self.player
+        {
+            match player.poll(turn.now) {
+                Step::Send(opcode, payload) => self.wire.queue(|out| frame::encode(out, opcode, &payload)),
+                Step::Close(payload) => self.send_close(&payload),
+                Step::HangUp => self.wire.finish(true),
+                Step::Until(due) => turn.timers.push(due, self.id, Timer::Play),
+                Step::Nothing => {}
+            }
+        }
+    }
+
+    fn can_play(&self) -> bool {
+        let is_ready = self.player.as_ref().is_some_and(Player::is_ready);
+        is_ready && self.verdict == Verdict::Keep && !self.frozen && self.wire.unsent() < PLAY_AHEAD
+    }
+
     fn flush(&mut self, turn: &mut Turn<'_>) {
         if self.frozen || self.verdict == Verdict::Reset {
             return;
@@ -496,5 +529,7 @@ const MESSAGE_MAX: u64 = 64 * 1024 * 1024;
 /// Unsent bytes at which no more is read, and at which the connection is given up.
 const UNSENT_PAUSE: usize = 1024 * 1024;
 const UNSENT_MAX: usize = 64 * 1024 * 1024;
+/// Unsent bytes at which a playback waits for the client.
+const PLAY_AHEAD: usize = 64 * 1024;
 const ENDLESS_CHUNK: usize = 16 * 1024;
 const ENDLESS_LINE: &[u8] = b"X-Endless: and so on and so on and so on\r\n";

@@ -204,6 +204,7 @@ pub(super) struct Timers {
 pub(super) enum Timer {
     End(End),
     Flush,
+    Play,
     Pong(Vec<u8>),
 }
 

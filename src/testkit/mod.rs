@@ -4,7 +4,7 @@
 //! one thread. Left alone it echoes. A [`Script`] says what a connection does instead, from the moment
 //! TCP is accepted: refuse the upgrade, never answer, dribble bytes, withhold pongs, reset. A [`Peer`] is
 //! the server's end of one upgraded connection, to be driven by hand from the test. What clients sent is
-//! kept as [`Captured`] messages, and `expect` waits for one that satisfies a [`Matcher`].
+//! kept as [`Captured`] messages, and `expect` waits for one that satisfies a [`Matcher`]. A [`Playback`] makes a script of a recording.
 //!
 //! No thread of the kit sleeps or polls, and no test has to: whatever there is to wait for has a method
 //! with a timeout.
@@ -33,6 +33,7 @@ mod connection;
 mod engine;
 mod frame;
 mod peer;
+mod playback;
 mod request;
 mod script;
 mod server;
@@ -42,6 +43,7 @@ pub use captured::{Captured, ClientMessage, ExpectError, Matcher};
 pub use certificate::Certificate;
 pub use frame::Frame;
 pub use peer::Peer;
+pub use playback::{Playback, PlaybackStatus};
 pub use request::Request;
 pub use script::Script;
 pub use server::{MockServer, MockServerBuilder};

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Peer;
+use super::{Peer, Playback};
 
 /// What the server does on one connection, from the moment TCP is accepted.
 ///
@@ -48,6 +48,7 @@ pub struct Script {
     pub(super) reads: bool,
     pub(super) answers_close: bool,
     pub(super) ends: Vec<(Duration, End)>,
+    pub(super) playback: Option<Playback>,
 }
 
 impl Script {
@@ -70,6 +71,7 @@ impl Script {
             reads: true,
             answers_close: true,
             ends: Vec::new(),
+            playback: None,
         }
     }
 
@@ -166,6 +168,12 @@ impl Script {
     /// as [`Peer::silence`] does later.
     pub fn silent(self) -> Self {
         self.conduct(Conduct::Silent)
+    }
+
+    /// Sends what a recorded connection got, in the place of the echo. Closures for messages run all the same.
+    pub fn playback(mut self, playback: &Playback) -> Self {
+        self.playback = Some(playback.clone());
+        self.ignore()
     }
 
     /// Runs this right after the 101 is queued; what it sends leaves in the same write.

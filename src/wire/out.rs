@@ -563,6 +563,11 @@ impl<W: Write> Out<W> {
 
     /// Writes what waits, as far as kernel and rate limit let it. Returns when the rate limit will let more pass.
     pub fn flush(&mut self) -> Result<Option<Instant>, Error> {
+        self.flush_counting(&mut Costs::default())
+    }
+
+    /// As [`flush`](Self::flush), and adds up what the frames cost that had waited for the rate limit.
+    pub fn flush_counting(&mut self, passed: &mut Costs) -> Result<Option<Instant>, Error> {
         if matches!(self.phase, Phase::Down | Phase::Dead) {
             return Ok(None);
         }
@@ -571,7 +576,7 @@ impl<W: Write> Out<W> {
             if self.pong.is_some() {
                 self.pong(iter::empty())?;
             }
-            self.drain()?;
+            self.drain(passed)?;
         }
         // While the kernel takes nothing, its edge says when to go on.
         Ok(self.next.filter(|_| self.unsent() == 0 && self.is_held()))
@@ -705,7 +710,7 @@ impl<W: Write> Out<W> {
     }
 
     /// Sends what waits for the governor, as far as it allows.
-    fn drain(&mut self) -> Result<(), Error> {
+    fn drain(&mut self, passed: &mut Costs) -> Result<(), Error> {
         if self.waiting.is_empty() || self.pong.is_some() {
             return Ok(());
         }
@@ -725,6 +730,7 @@ impl<W: Write> Out<W> {
             }
             let Waiting { opcode, payload, ticket, is_own, enqueued, is_secret, .. } = first.remove();
             let is_message = !is_own && matches!(opcode, OpCode::Data(_));
+            passed.add(&costs);
             self.begin(Frame { opcode, payload: &payload, costs, ticket, is_message, enqueued, is_secret })?;
         }
         Ok(())
@@ -1159,7 +1165,7 @@ mod tests {
         let mut out = Out::new(1000, None, now);
         out.open(Generation::default().next(), socket(1000), None);
         out.pong([&b"1"[..]].into_iter()).unwrap();
-        assert!(out.ping(b"2").unwrap());
+        assert_eq!(out.ping(b"2").unwrap(), Some(Sent::Written));
         out.close(None, "").unwrap();
         assert_eq!(said(&out), ["pong 1", "ping 2", "close "]);
     }
@@ -1612,7 +1618,7 @@ mod tests {
     #[test]
     fn control_frames_count_too() {
         let mut out = limited(9, 0, 1000, 1000);
-        assert!(out.ping(b"1").unwrap());
+        assert_eq!(out.ping(b"1").unwrap(), Some(Sent::Written));
         out.pong([&b"2"[..], b"3"].into_iter()).unwrap();
         out.close(Some(1000), "").unwrap();
         assert_eq!(available(&out), 5);
@@ -1630,7 +1636,7 @@ mod tests {
         out.send(Outgoing { ticket: Some(&waits), ..queued(&out, Lane::Normal, b"1234") }).unwrap();
         out.send(Outgoing { ticket: Some(&taken_back), ..queued(&out, Lane::Normal, b"12") }).unwrap();
         out.send(Outgoing { is_own: true, ..queued(&out, Lane::Restore, b"subscribe") }).unwrap();
-        assert!(!out.ping(b"ping").unwrap());
+        assert_eq!(out.ping(b"ping").unwrap(), Some(Sent::Queued));
         Ticket::withdraw(&taken_back);
         let remains = out.end();
         assert_eq!((remains.messages, remains.bytes), (2, 7 + 4), "7 of 12 of the first, and the second");
@@ -1738,7 +1744,7 @@ mod tests {
         assert!(matches!(out.send(queued(&out, Lane::Urgent, b"x")), Err(Error::NotConnected)));
         assert!(matches!(out.send(own(Lane::Control, b"x")), Err(Error::NotConnected)));
         out.pong([&b"x"[..]].into_iter()).unwrap();
-        assert!(out.ping(b"x").unwrap());
+        assert_eq!(out.ping(b"x").unwrap(), None);
         assert_eq!(out.flush().unwrap(), None);
         pass(SEC);
         out.flush().unwrap();
@@ -1761,7 +1767,7 @@ mod tests {
     fn a_ping_that_the_limit_holds_back_says_so_and_the_next_takes_its_place() {
         let mut out = spent(2, 0);
         out.send(Outgoing { is_own: true, ..queued(&out, Lane::Control, b"answer") }).unwrap();
-        assert_eq!([out.ping(b"1").unwrap(), out.ping(b"2").unwrap()], [false, false]);
+        assert_eq!([out.ping(b"1").unwrap(), out.ping(b"2").unwrap()], [Some(Sent::Queued); 2]);
         pass(SEC);
         out.flush().unwrap();
         assert_eq!(said(&out), ["answer", "ping 2"]);
@@ -1772,7 +1778,7 @@ mod tests {
         for limit in [None, Some(9)] {
             let mut out = wire(limit, 0, 3, 0);
             out.send(message(b"x")).unwrap();
-            assert!(out.ping(b"y").unwrap());
+            assert_eq!(out.ping(b"y").unwrap(), None);
             give(&mut out, 1000);
             out.flush().unwrap();
             assert_eq!(said(&out), ["x"]);
