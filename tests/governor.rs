@@ -693,12 +693,6 @@ fn texts(peer: &Peer) -> Vec<String> {
     peer.captured().iter().filter_map(|captured| captured.text().map(str::to_owned)).collect()
 }
 
-/// Waits until the client has dealt with all that the peer sent, and the peer with what the client said before.
-fn settle(peer: &Peer) {
-    peer.ping("settled?");
-    peer.expect(Matcher::when(|it| it.message == ClientMessage::Pong(b"settled?".to_vec())), WAIT).unwrap();
-}
-
 fn next_line_after_open(inbox: &Inbox) -> String {
     until_open(inbox);
     next_line(inbox)

@@ -551,12 +551,6 @@ fn number(event: &Event) -> Option<u64> {
     }
 }
 
-/// Waits until the client has dealt with all that the peer sent.
-fn settle(peer: &Peer) {
-    peer.ping("settled?");
-    peer.expect(Matcher::when(|it| it.message == ClientMessage::Pong(b"settled?".to_vec())), WAIT).unwrap();
-}
-
 fn a_ping() -> Matcher {
     Matcher::when(|it| matches!(it.message, ClientMessage::Ping(_)))
 }

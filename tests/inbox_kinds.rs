@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Instant;
 
 use allocation_counter::measure;
-use zen_websocket::testkit::{ClientMessage, Matcher, MockServer, Peer, Script};
+use zen_websocket::testkit::{MockServer, Peer, Script};
 use zen_websocket::{
     Batch, BatchInbox, Client, Config, ConflatingInbox, ConnectionId, Driver, Error, Event, EventRef, Inbox, JsonRpc, Overflow,
     Reactor, Received, Sink, State, connect_with, open_with,
@@ -795,10 +795,4 @@ fn send_numbers(peer: &Peer, numbers: std::ops::Range<u64>) {
     for number in numbers {
         peer.send_text(&number.to_string());
     }
-}
-
-/// Waits until the client has dealt with all that the peer sent.
-fn settle(peer: &Peer) {
-    peer.ping("settled?");
-    peer.expect(Matcher::when(|it| it.message == ClientMessage::Pong(b"settled?".to_vec())), WAIT).unwrap();
 }

@@ -651,7 +651,7 @@ fn methods_come_in_the_order_of_their_first_replies() {
     for call in [&late, &early] {
         peer.send_text(&json!({ "id": call.id().to_string().parse::<u64>().unwrap(), "result": 1 }).to_string());
     }
-    (early.wait().unwrap(), late.wait().unwrap());
+    [early, late].into_iter().for_each(|call| _ = call.wait().unwrap());
     let methods: Vec<_> = client.latency().methods.iter().map(|(name, _)| name.to_string()).collect();
     assert_eq!(methods, ["late", "early"]);
 }

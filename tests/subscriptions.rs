@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc;
 
 use serde_json::{Value, json};
-use zen_websocket::testkit::{Captured, ClientMessage, Matcher, MockServer, Peer, Script};
+use zen_websocket::testkit::{Captured, Matcher, MockServer, Peer, Script};
 use zen_websocket::{
     Channels, Client, Config, Confirmation, Dialect, Error, Event, GapPolicy, Handler, Inbound, Inbox, JsonRpc, Overflow,
     Reactor, Result, Standing, State, Subscribe, connect_with, open, peek,
@@ -877,12 +877,6 @@ fn after_kill(server: &MockServer, peer: &Peer, inbox: &Inbox) -> Vec<String> {
     let peer = server.accept(WAIT).unwrap();
     settle(&peer);
     said(&peer)
-}
-
-/// Waits until the client has dealt with all that the peer sent, and the peer with all that the client said of it.
-fn settle(peer: &Peer) {
-    peer.ping("settled?");
-    peer.expect(Matcher::when(|it| it.message == ClientMessage::Pong(b"settled?".to_vec())), WAIT).unwrap();
 }
 
 fn tick(peer: &Peer, channel: &str, number: u64) {

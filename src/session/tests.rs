@@ -771,6 +771,19 @@ fn the_alarm_of_a_call_that_was_answered_rings_once_for_nothing() {
 }
 
 #[test]
+fn a_dial_that_its_limit_puts_off_is_no_redial() {
+    let (mut s, t0) = open();
+    s.handle_lost(t0 + SEC, Error::Disconnected);
+    assert_eq!(s.redials(), 1);
+    for _ in 0..5 {
+        s.handle_dial_throttled(t0 + SEC, SEC);
+        let next = s.next_deadline().unwrap();
+        s.handle_timeout(next);
+    }
+    assert_eq!(s.redials(), 1);
+}
+
+#[test]
 fn a_reply_ends_its_call_and_measures_it() {
     let (mut s, t0) = open();
     call(&mut s, t0 + SEC, 1, 9 * SEC).unwrap();

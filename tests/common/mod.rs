@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
-use zen_websocket::testkit::{MockServer, Peer, Script};
+use zen_websocket::testkit::{ClientMessage, Matcher, MockServer, Peer, Script};
 use zen_websocket::{Client, Config, Error, Event, Inbox, State, connect};
 
 /// How long a test waits for what must happen.
@@ -110,6 +110,12 @@ pub(crate) fn until_closed(inbox: &Inbox) -> Option<Error> {
             return cause;
         }
     }
+}
+
+/// Waits until the client has dealt with all that the peer sent, and the peer with all that the client said of it.
+pub(crate) fn settle(peer: &Peer) {
+    peer.ping("settled?");
+    peer.expect(Matcher::when(|it| it.message == ClientMessage::Pong(b"settled?".to_vec())), WAIT).unwrap();
 }
 
 /// The text of the next event, which must be a text message.
