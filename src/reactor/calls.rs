@@ -76,7 +76,7 @@ impl PendingCall {
             return ended;
         }
         if self.shared.check_thread().is_err() {
-            self.withdraw();
+            self.take_back();
             let is_gone = !self.ticket.may_arrive();
             return Err(if is_gone { Error::OnReactor } else { Error::Timeout { after: Duration::ZERO, sent: true } });
         }
@@ -122,6 +122,13 @@ impl PendingCall {
         &self.receiver
     }
 
+    /// Takes the call back, if it still waits.
+    fn take_back(&self) {
+        if self.withdraw().is_some() {
+            self.shared.tell(&Signal::Cancel { id: &self.id });
+        }
+    }
+
     /// Takes the call back. If it still waited, this is how it ended; otherwise the end is in its receiver or about to be.
     fn withdraw(&self) -> Option<Error> {
         let withdrawn = self.shared.session.lock().withdraw(&self.id, self.token)?;
@@ -131,9 +138,7 @@ impl PendingCall {
 
 impl Drop for PendingCall {
     fn drop(&mut self) {
-        if self.withdraw().is_some() {
-            self.shared.tell(&Signal::Cancel { id: &self.id });
-        }
+        self.take_back();
     }
 }
 

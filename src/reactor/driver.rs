@@ -263,7 +263,9 @@ impl Driver {
         if matches!(read, Read::Something) {
             slot.hand_over();
             self.note_served(index);
-            self.slots.file(index, again);
+            if self.slots.file(index, again) {
+                self.stopwatch.start(Instant::now());
+            }
         }
         read
     }

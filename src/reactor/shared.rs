@@ -26,7 +26,7 @@ use crate::reactor::sink::Depth;
 use crate::reactor::talk::{Order, What};
 use crate::recorder::Tap;
 use crate::session::Session;
-use crate::telemetry::Signal;
+use crate::telemetry::{self, Signal};
 use crate::wire::frame;
 use crate::wire::out::{Lane, Out, Outgoing};
 
@@ -69,6 +69,18 @@ pub(crate) struct Shared {
 /// A socket that one side reads and another writes, without a lock between them.
 #[derive(Clone, Debug)]
 pub(crate) struct Stream(pub(crate) Arc<TcpStream>);
+
+/// What became of messages that were to be sent.
+pub(crate) struct Attempt {
+    /// How many were accepted, the first ones.
+    pub(crate) count: usize,
+    pub(crate) sent: Result<Sent>,
+    pub(crate) generation: Generation,
+    /// What those cost that need not wait for the rate limit.
+    pub(crate) passed: Costs,
+    /// How many messages of callers wait, if one of these does and somebody asks.
+    pub(crate) waiting: usize,
+}
 
 /// How a handle sends.
 #[derive(Clone, Copy, Debug)]
@@ -161,7 +173,7 @@ impl Shared {
             bytes.map(|bytes| Outgoing { lane: manner.lane, ..self.outgoing(Outgoing::TEXT, bytes) }).collect();
         let mut rest = &mut messages[..];
         while !rest.is_empty() {
-            let (count, sent, generation) = self.try_send(rest);
+            let Attempt { count, sent, generation, .. } = self.try_send(rest);
             rest = &mut rest[count..];
             rest.iter_mut().for_each(|outgoing| outgoing.expected = Some(generation));
             let error = match sent {
@@ -194,8 +206,10 @@ impl Shared {
     /// Sends a message of a caller's, which may have to wait for the rate limit, until `deadline` at most.
     pub(crate) fn send(&self, outgoing: Outgoing<'_>, deadline: Option<Instant>) -> Result<Sent> {
         match self.try_send(slice::from_ref(&outgoing)) {
-            (_, Err(Error::Throttled { wait }), generation) => self.send_later(outgoing, wait, generation, deadline),
-            (_, sent, _) => sent,
+            Attempt { sent: Err(Error::Throttled { wait }), generation, .. } => {
+                self.send_later(outgoing, wait, generation, deadline)
+            }
+            attempt => attempt.sent,
         }
     }
 
@@ -229,50 +243,56 @@ impl Shared {
                 });
             }
             match self.try_silently(slice::from_ref(&outgoing)) {
-                (_, Err(Error::Throttled { wait: more }), _) => wait = more,
-                (count, sent, generation) => {
-                    self.witness_sent(generation, slice::from_ref(&outgoing), count, &sent);
-                    return sent;
+                Attempt { sent: Err(Error::Throttled { wait: more }), .. } => wait = more,
+                attempt => {
+                    self.witness_sent(slice::from_ref(&outgoing), &attempt);
+                    return attempt.sent;
                 }
             }
         }
     }
 
-    /// Sends the first of these messages, at once or not at all. Returns how many were accepted, and on which wire.
-    fn try_send(&self, messages: &[Outgoing<'_>]) -> (usize, Result<Sent>, Generation) {
-        let (count, sent, generation) = self.try_silently(messages);
-        self.witness_sent(generation, messages, count, &sent);
-        (count, sent, generation)
+    /// Sends the first of these messages, at once or not at all.
+    fn try_send(&self, messages: &[Outgoing<'_>]) -> Attempt {
+        let attempt = self.try_silently(messages);
+        self.witness_sent(messages, &attempt);
+        attempt
     }
 
     /// As [`try_send`](Self::try_send), without telling anybody.
-    fn try_silently(&self, messages: &[Outgoing<'_>]) -> (usize, Result<Sent>, Generation) {
-        let (count, mut sent, generation) = {
-            let mut out = self.out.lock();
-            let (count, sent) = out.send_many(messages);
-            let generation = out.generation();
-            if count < messages.len() {
-                // An order must not wait for all of them.
-                MutexGuard::unlock_fair(out);
-            }
-            (count, sent, generation)
-        };
-        let needs_reactor = match &sent {
+    fn try_silently(&self, messages: &[Outgoing<'_>]) -> Attempt {
+        let mut attempt = self.attempt(messages);
+        let needs_reactor = match &attempt.sent {
             Ok(Sent::Written) => false,
             // It sends the rest when kernel and rate limit let it.
             Ok(Sent::Buffered | Sent::Queued) => true,
             // The wire is dead; it reads what the wire still holds and reports the loss.
             Err(Error::Io(_)) => true,
             // Those before it may not have left.
-            Err(_) => count > 0,
+            Err(_) => attempt.count > 0,
         };
         if needs_reactor {
             self.post();
         }
-        if matches!(sent, Err(Error::NotConnected)) && matches!(self.state(), State::Closing | State::Closed) {
-            sent = Err(Error::Closed);
+        if matches!(attempt.sent, Err(Error::NotConnected)) && matches!(self.state(), State::Closing | State::Closed) {
+            attempt.sent = Err(Error::Closed);
         }
-        (count, sent, generation)
+        attempt
+    }
+
+    /// One critical section of the sending half.
+    fn attempt(&self, messages: &[Outgoing<'_>]) -> Attempt {
+        let mut passed = Costs::default();
+        let mut out = self.out.lock();
+        let (count, sent) = out.send_counting(messages, &mut passed);
+        let generation = out.generation();
+        let is_asked = matches!(sent, Ok(Sent::Queued)) && telemetry::is_wanted(Signal::QUEUE);
+        let waiting = if is_asked { out.waiting() } else { 0 };
+        if count < messages.len() {
+            // An order must not wait for all of them.
+            MutexGuard::unlock_fair(out);
+        }
+        Attempt { count, sent, generation, passed, waiting }
     }
 
     /// Waits, but not beyond the end of the wire.
@@ -286,30 +306,20 @@ impl Shared {
     /// Sends what the connection itself has to say, as the reactor.
     pub(crate) fn say(&self, outgoing: Outgoing<'_>) -> Result<Sent> {
         let outgoing = Outgoing { is_own: true, enqueued: None, ..outgoing };
-        let (count, said, generation) = {
-            let mut out = self.out.lock();
-            let (count, said) = out.send_many(slice::from_ref(&outgoing));
-            (count, said, out.generation())
-        };
-        self.heed(&said);
-        self.witness_sent(generation, slice::from_ref(&outgoing), count, &said);
-        said
+        let attempt = self.attempt(slice::from_ref(&outgoing));
+        self.heed(&attempt.sent);
+        self.witness_sent(slice::from_ref(&outgoing), &attempt);
+        attempt.sent
     }
 
     /// Sends what the connection itself has to say and marks so, as many in one write as fit.
     pub(crate) fn say_many(&self, mut rest: &[Outgoing<'_>]) {
         while !rest.is_empty() {
-            let (count, said, generation) = {
-                let mut out = self.out.lock();
-                let (count, said) = out.send_many(rest);
-                let generation = out.generation();
-                MutexGuard::unlock_fair(out);
-                (count, said, generation)
-            };
-            self.heed(&said);
-            self.witness_sent(generation, rest, count, &said);
+            let attempt = self.attempt(rest);
+            self.heed(&attempt.sent);
+            self.witness_sent(rest, &attempt);
             // One that cannot be said holds up no other.
-            rest = &rest[count + usize::from(said.is_err())..];
+            rest = &rest[attempt.count + usize::from(attempt.sent.is_err())..];
         }
     }
 

@@ -265,8 +265,8 @@ impl Slot {
                 dialing.enter(after, phase, is_over, &self.shared);
                 match progress {
                     Ok(Progress::Done(opened)) => {
-                        self.shared.tell(&Signal::Upgrade { took: after.saturating_duration_since(dialing.began) });
-                        self.handle_opened(turn, opened, hangup);
+                        let took = after.saturating_duration_since(dialing.began);
+                        self.handle_opened(turn, opened, hangup, took);
                         self.wants_to_read()
                     }
                     Ok(progress) => {
@@ -695,7 +695,7 @@ impl Slot {
     }
 
     /// The upgrade has succeeded; a login may follow.
-    fn handle_opened(&mut self, turn: &mut Turn<'_>, opened: Opened, hangup: bool) {
+    fn handle_opened(&mut self, turn: &mut Turn<'_>, opened: Opened, hangup: bool, took: Duration) {
         let stream = Stream(Arc::new(opened.stream));
         let is_tls = opened.tls.is_some();
         self.generation = self.generation.next();
@@ -716,6 +716,7 @@ impl Slot {
             backlog_at: Instant::now(),
         }));
         self.shared.out.lock().open(self.generation, stream, opened.tls);
+        self.shared.tell(&Signal::Upgrade { took });
         let now = Instant::now();
         match &mut self.talk {
             None => self.handle_logged_in(turn),

@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::config::Throttle;
-use crate::error::{Error, Phase, Result};
+use crate::error::{Error, Phase};
 use crate::event::{ConnectionId, Event, Generation, Sent};
 use crate::governor::{Costs, Pressure};
-use crate::reactor::shared::Shared;
+use crate::reactor::shared::{Attempt, Shared};
 use crate::recorder::{Direction, FrameKind};
 use crate::target::Target;
 use crate::telemetry::{self, Closer, Observed, Signal};
@@ -110,24 +110,13 @@ impl Shared {
         self.tell(&Signal::DialPhase { phase: Phase::Resolve, took });
     }
 
-    /// Tells of what became of messages that were to be sent, of which these were accepted.
-    fn tell_sent(&self, accepted: &[Outgoing<'_>], sent: &Result<Sent>) {
-        // Those that wait are told of when they leave.
-        if self.governor.is_some() && !matches!(sent, Ok(Sent::Queued)) && telemetry::is_wanted(Signal::CONSUME) {
-            let mut costs = Costs::default();
-            accepted.iter().for_each(|outgoing| costs.add(&outgoing.costs));
-            self.tell_consumed(&costs);
-        }
-        match sent {
-            Ok(Sent::Written | Sent::Buffered) => {}
-            Ok(Sent::Queued) if telemetry::is_observed(Signal::QUEUE, self.id) => {
-                // The connection's own subscriptions wait apart.
-                let waiting = self.out.lock().waiting();
-                if waiting > 0 {
-                    self.tell(&Signal::Queue { waiting });
-                }
-            }
-            Ok(Sent::Queued) => {}
+    /// Tells of what became of messages that were to be sent.
+    fn tell_sent(&self, attempt: &Attempt) {
+        self.tell_consumed(&attempt.passed);
+        match &attempt.sent {
+            // The connection's own subscriptions wait apart.
+            Ok(Sent::Queued) if attempt.waiting > 0 => self.tell(&Signal::Queue { waiting: attempt.waiting }),
+            Ok(Sent::Written | Sent::Buffered | Sent::Queued) => {}
             Err(Error::Full { unsent }) => self.tell(&Signal::Refused { unsent: *unsent }),
             Err(Error::QueueFull { waiting }) => self.tell(&Signal::QueueFull { waiting: *waiting }),
             Err(Error::Throttled { wait }) => self.tell(&Signal::Throttle { wait: *wait }),
@@ -137,7 +126,10 @@ impl Shared {
 
     /// Tells that messages of these costs have passed the limits.
     pub(crate) fn tell_consumed(&self, costs: &Costs) {
-        if *costs == Costs::default() || !telemetry::is_observed(Signal::CONSUME, self.id) {
+        if !telemetry::is_wanted(Signal::CONSUME)
+            || *costs == Costs::default()
+            || !telemetry::is_observed(Signal::CONSUME, self.id)
+        {
             return;
         }
         for (index, limit) in self.rate_status().limits.iter().enumerate() {
@@ -202,20 +194,20 @@ impl Shared {
         }
     }
 
-    /// Messages were to be sent, of which the first `count` were accepted. The recording has them from the sending half, in the order of
-    /// the wire.
-    pub(crate) fn witness_sent(&self, generation: Generation, messages: &[Outgoing<'_>], count: usize, sent: &Result<Sent>) {
+    /// Messages were to be sent. The recording has them from the sending half, in the order of the wire.
+    pub(crate) fn witness_sent(&self, messages: &[Outgoing<'_>], attempt: &Attempt) {
         if self.config.settings.debug {
+            let Attempt { count, sent, generation, .. } = attempt;
             let verb = if matches!(sent, Ok(Sent::Queued)) { "queued" } else { "sent" };
-            for outgoing in &messages[..count] {
-                log_frame(self.id, generation, verb, frame::kind(outgoing.opcode), outgoing.payload, outgoing.is_secret);
+            for outgoing in &messages[..*count] {
+                log_frame(self.id, *generation, verb, frame::kind(outgoing.opcode), outgoing.payload, outgoing.is_secret);
             }
-            if let (Some(outgoing), Err(error)) = (messages.get(count), sent) {
+            if let (Some(outgoing), Err(error)) = (messages.get(*count), sent) {
                 let (id, word, size) = (self.id, word(frame::kind(outgoing.opcode)), outgoing.payload.len());
                 log::debug!(target: FRAMES, "{id}, {generation}: not sent: {word}, {size} bytes: {error}");
             }
         }
-        self.tell_sent(&messages[..count], sent);
+        self.tell_sent(attempt);
     }
 
     /// A control frame of the connection's own was sent, or waits.

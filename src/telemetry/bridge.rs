@@ -68,7 +68,7 @@ use crate::telemetry::{Closer, Filter, Guard, Observed, Signal, attach};
 /// | `kind` | `heartbeat.pong` | `ping_pong`, or the name of a dialect. |
 /// | `level` | the gauge of the pressure | `low`, `medium`, `high`. |
 /// | `limit` | `rate_limiter.refill` | The name of a shared limit; `own` for all others. |
-/// | `phase` | `connection.dial_phase` | `resolve`, `connect`, `tls`, `upgrade`, `login`. |
+/// | `phase` | `connection.dial_phase` | `resolve`, `connect`, `tls`, `upgrade`. |
 pub fn bridge() -> Guard {
     let bridge = Bridge::new();
     bridge.describe();

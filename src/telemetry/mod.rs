@@ -51,7 +51,7 @@ use crate::event::{ConnectionId, Generation};
 pub struct Observed<'a> {
     /// On which connection; `None` for what concerns a recording, which may be that of several.
     pub connection: Option<ConnectionId>,
-    /// On which wire of it, the latest.
+    /// On which wire of it, the latest, be its login under way.
     pub generation: Generation,
     /// The host the connection is for, with the port unless it is the scheme's own.
     pub host: &'a str,

@@ -69,7 +69,7 @@ pub enum Signal<'a> {
         /// `None` if this program closed it.
         cause: Option<&'a Error>,
     },
-    /// `heartbeat.ping`: a heartbeat, or a ping of a caller's, leaves.
+    /// `heartbeat.ping`: a heartbeat, or a ping of a caller's, leaves. The latter's is told by its own thread, perhaps behind its pong.
     Ping,
     /// `heartbeat.pong`: the peer has answered one.
     Pong {

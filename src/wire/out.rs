@@ -398,6 +398,11 @@ impl<W: Write> Out<W> {
     ///
     /// As [`send`](Self::send), for the message behind those that were accepted.
     pub fn send_many(&mut self, messages: &[Outgoing<'_>]) -> (usize, Result<Sent, Error>) {
+        self.send_counting(messages, &mut Costs::default())
+    }
+
+    /// As [`send_many`](Self::send_many), and adds up what the messages cost that need not wait for the rate limit.
+    pub fn send_counting(&mut self, messages: &[Outgoing<'_>], passed: &mut Costs) -> (usize, Result<Sent, Error>) {
         let (start, arrivals) = (self.queued, self.arrivals);
         let (mut count, mut sent, mut refused) = (0, Sent::Written, None);
         for outgoing in messages {
@@ -407,7 +412,7 @@ impl<W: Write> Out<W> {
             }
             match self.take_up(outgoing) {
                 Ok(Sent::Queued) => sent = Sent::Queued,
-                Ok(Sent::Written | Sent::Buffered) => {}
+                Ok(Sent::Written | Sent::Buffered) => passed.add(&outgoing.costs),
                 Err(error) => {
                     refused = Some(error);
                     break;
