@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     while let Some(argument) = arguments.next() {
         match &*argument {
             "--seconds" => seconds = arguments.next().ok_or("--seconds wants a number")?.parse()?,
+            option if option.starts_with('-') => return Err("usage: monitor [--seconds N] [URL…]".into()),
             _ => urls.push(argument),
         }
     }

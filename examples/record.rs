@@ -10,12 +10,17 @@ use zen_websocket::{Config, Event, Recorder, Recording, connect};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let path = arguments.next().unwrap_or_else(|| std::env::temp_dir().join("zen-feed.jsonl").display().to_string());
+    let folder = tempfile::tempdir()?;
+    let path = match arguments.next() {
+        Some(option) if option.starts_with('-') => return Err("usage: record [FILE] [SECONDS] [URL]".into()),
+        Some(file) => file.into(),
+        None => folder.path().join("feed.jsonl"),
+    };
     let seconds = Duration::from_secs_f64(arguments.next().map_or(Ok(3.0), |seconds| seconds.parse())?);
     let exchange = MockServer::builder().script(Script::new().on_open(stream_ticks)).start()?;
     let url = arguments.next().unwrap_or_else(|| exchange.url());
 
-    println!("{url} is recorded to {path} for {seconds:?}");
+    println!("{url} is recorded to {} for {seconds:?}", path.display());
     let recorder = Recorder::new(&path).rotate_at(256 << 20).gzip(true);
     let (client, inbox) = connect(Config::new(url).record_to(recorder))?;
     client.send("who is there?")?;

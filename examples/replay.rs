@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--speed" => speed = to_speed(&arguments.next().unwrap_or_default())?,
+            option if option.starts_with('-') => return Err("usage: replay [FILE] [--speed N|max]".into()),
             file => path = Some(PathBuf::from(file)),
         }
     }
