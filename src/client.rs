@@ -15,7 +15,7 @@ use crate::governor::Governor;
 use crate::inbox::Inbox;
 use crate::metrics::{HeartbeatStatus, Latencies, Metrics, RateStatus, SentMany};
 use crate::reactor::{
-    Channels, Driver, Kind, Mailbox, Manner, Opening, PendingCall, Reactor, Shared, Sink, Subscription, to_params,
+    CONNECTION, Channels, Driver, Kind, Mailbox, Manner, Opening, PendingCall, Reactor, Shared, Sink, Subscription, to_params,
 };
 use crate::reply::Reply;
 use crate::wire::out::Lane;
@@ -594,7 +594,7 @@ fn start(mailbox: &Arc<Mailbox>, config: Config, sink: Sink) -> Result<Client> {
     let dial_limit = Governor::new(dial_limit.as_slice(), now)?;
     let config = Arc::new(config);
     let shared = Shared::new(ConnectionId::next(), config.clone(), governor, mailbox.clone(), sink.0.depth());
-    log::debug!("{}: {target}", shared.id);
+    log::debug!(target: CONNECTION, "{}: {target}", shared.id);
     mailbox.open(Opening { shared: shared.clone(), config, tls, sink: sink.0, dial_limit })?;
     Ok(Client { guard: Arc::new(Guard(shared)), manner: Manner::NORMAL })
 }

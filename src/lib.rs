@@ -78,8 +78,9 @@
 //!
 //! # Logs
 //!
-//! State changes are logged through [`log`], one line each with its cause and what comes next, under the targets of this crate's modules,
-//! which begin with `zen_websocket`: `info` for open, live, notices of the venue, and closed by this program, `warn` for a loss, a failed dial, messages dropped or
+//! State changes are logged through [`log`], one line each with its cause and what comes next, under the targets
+//! `zen_websocket::connection`, `zen_websocket::reactor`, `zen_websocket::recorder` and `zen_websocket::telemetry`, and some below them:
+//! `info` for open, live, notices of the venue, and closed by this program, `warn` for a loss, a failed dial, messages dropped or
 //! unsent, channels refused, silent or with gaps, and a stalled reactor, `error` for a connection that ended for a cause, a hook that panicked, a recording that fails, or a
 //! reactor that cannot go on, `debug` for dials and replies to nobody. [`Config::debug`] adds every message and control frame of a
 //! connection, under `zen_websocket::frames`. No line carries header values, user info, query values or logins. A logger runs where the
@@ -98,7 +99,8 @@
 //!
 //! # Features
 //!
-//! Both are off by default. `metrics`: the bridge from the [`telemetry`] to the facade of that name. `testkit`: an embedded exchange for tests, plain and TLS, that refuses, stalls, lies and falls silent on request.
+//! Both are off by default. `metrics`: the bridge from the [`telemetry`] to the facade of that name. `testkit`: an embedded exchange for
+//! tests, plain and TLS, that refuses, stalls, lies and falls silent on request.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 

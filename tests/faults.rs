@@ -818,9 +818,7 @@ fn name(source: &str) -> &str {
 fn watch() {
     static TOLD_BY: LazyLock<Guard> = LazyLock::new(|| telemetry::attach(Filter::all(), note));
     LazyLock::force(&TOLD_BY);
-    if log::set_logger(&LINES).is_ok() {
-        log::set_max_level(log::LevelFilter::Debug);
-    }
+    Lines::keep();
 }
 
 fn note(observed: &Observed<'_>) {
@@ -840,27 +838,9 @@ fn told(connection: ConnectionId) -> Vec<Told> {
 
 /// The lines about a connection, without those about stalls, which a busy machine brings about.
 fn logged(connection: ConnectionId) -> Vec<String> {
-    let lines = LINES.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let lines = Lines::kept();
     let is_its = |line: &&String| [":", ","].iter().any(|end| line.contains(&format!(" {connection}{end}")));
     lines.iter().filter(is_its).filter(|line| !line.contains("kept its reactor busy")).cloned().collect()
 }
 
 static TOLD: Mutex<Vec<Told>> = Mutex::new(Vec::new());
-
-/// Keeps what is logged, with its level.
-struct Lines(Mutex<Vec<String>>);
-
-static LINES: Lines = Lines(Mutex::new(Vec::new()));
-
-impl log::Log for Lines {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        let line = format!("{} {}", record.level(), record.args());
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-    }
-
-    fn flush(&self) {}
-}

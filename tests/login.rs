@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::sync::{Mutex, mpsc};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -411,8 +411,7 @@ fn a_refresh_that_is_refused_or_not_answered_replaces_the_wire() {
 
 #[test]
 fn what_a_login_sends_and_gets_is_neither_printed_nor_logged() {
-    log::set_logger(&LINES).unwrap();
-    log::set_max_level(log::LevelFilter::Trace);
+    Lines::keep();
     let server = serve(venue());
     server.script_next(refusal(1, "later"));
     let config = log_in(config(&server));
@@ -425,7 +424,7 @@ fn what_a_login_sends_and_gets_is_neither_printed_nor_logged() {
     let printed = format!("{config:?} {client:?} {inbox:?} {error:?} {error} {:?}", error.explain());
     client.close().unwrap();
     lines_to_end(&inbox);
-    let logged = LINES.0.lock().unwrap().join("\n");
+    let logged = Lines::kept().join("\n");
     assert!(logged.contains(&format!("{}: open, wire 3", client.id())), "{logged}");
     for secret in [SECRET, TOKEN] {
         assert!(!printed.contains(secret) && !logged.contains(secret), "{printed}\n{logged}");
@@ -732,21 +731,4 @@ impl Dialect for Pinger {
         assert!(!self.cost_panics, "no cost");
         1
     }
-}
-
-/// Keeps what is logged.
-struct Lines(Mutex<Vec<String>>);
-
-static LINES: Lines = Lines(Mutex::new(Vec::new()));
-
-impl log::Log for Lines {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        self.0.lock().unwrap().push(record.args().to_string());
-    }
-
-    fn flush(&self) {}
 }

@@ -133,7 +133,7 @@ fn every_target_begins_with_the_name_of_the_crate() {
     let server = serve(Script::new());
     opened(config(&server).debug(true)).0.close().unwrap();
     let targets: HashSet<_> = all().into_iter().filter(|line| line.level < log::Level::Trace).map(|line| line.target).collect();
-    assert!(targets.contains(FRAMES) && targets.contains("zen_websocket::reactor::witness"), "{targets:?}");
+    assert!(targets.contains(FRAMES) && targets.contains("zen_websocket::connection"), "{targets:?}");
     assert!(targets.iter().all(|target| target.starts_with("zen_websocket::")), "{targets:?}");
 }
 

@@ -8,10 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
-use zen_websocket::testkit::{ClientMessage, Frame, Matcher, MockServer, Peer, Script};
+use zen_websocket::testkit::{ClientMessage, Frame, Matcher, MockServer, Script};
 use zen_websocket::{
-    BatchInbox, Config, ConflatingInbox, Dialect, Driver, Error, EventRef, Handler, Inbound, Inbox, JsonRpc, Metrics, Overflow,
-    Pressure, RateLimit, Reactor, Sent, State, Throttle, connect, connect_with, open,
+    BatchInbox, Config, ConflatingInbox, Driver, Error, EventRef, Handler, Inbox, JsonRpc, Metrics, Overflow, Pressure,
+    RateLimit, Reactor, Sent, State, Throttle, connect, connect_with, open,
 };
 
 use self::common::*;
@@ -849,30 +849,7 @@ fn venue() -> Script {
     })
 }
 
-/// Waits until the client has dealt with all that the peer sent.
-fn settle(peer: &Peer) {
-    peer.ping("settled?");
-    peer.expect(Matcher::when(|it| it.message == ClientMessage::Pong(b"settled?".to_vec())), WAIT).unwrap();
-}
-
 fn spin(time: Duration) {
     let began = Instant::now();
     while began.elapsed() < time {}
-}
-
-/// A venue with heartbeats of its own.
-struct Pinger;
-
-impl Dialect for Pinger {
-    fn name(&self) -> &str {
-        "pinger"
-    }
-
-    fn classify<'a>(&self, text: &'a str) -> Inbound<'a> {
-        if text == "pong" { Inbound::Pong } else { Inbound::Message }
-    }
-
-    fn ping(&self, number: u64) -> Option<String> {
-        Some(format!("ping {number}"))
-    }
 }

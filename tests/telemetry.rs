@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use allocation_counter::measure;
 use serde_json::{Value, json};
 use zen_websocket::telemetry::{self, Closer, Filter, Guard, Observed, Signal};
-use zen_websocket::testkit::{ClientMessage, Frame, Matcher, MockServer, Peer, Script};
+use zen_websocket::testkit::{Frame, Matcher, MockServer, Peer, Script};
 use zen_websocket::{
-    Channels, Client, Config, ConnectionId, Dialect, Driver, Error, Event, EventRef, Handler, Id, Inbound, Inbox, JsonRpc,
-    Overflow, RateLimit, Reactor, State, Throttle, connect, open,
+    Channels, Client, Config, ConnectionId, Driver, Error, Event, EventRef, Handler, Id, Inbox, JsonRpc, Overflow, RateLimit,
+    Reactor, State, Throttle, connect, open,
 };
 
 use self::common::*;
@@ -780,7 +780,7 @@ fn without_its_guard_an_observer_hears_nothing() {
 #[test]
 fn an_observer_that_panics_is_detached_and_nobody_else_is_hurt() {
     let _alone = alone();
-    let _ = log::set_logger(&LINES).map(|()| log::set_max_level(log::LevelFilter::Trace));
+    Lines::keep();
     let server = serve(Script::new());
     let calls = Arc::new(AtomicUsize::new(0));
     let (count, name) = (calls.clone(), Filter::name("connection.dial").unwrap());
@@ -801,7 +801,7 @@ fn an_observer_that_panics_is_detached_and_nobody_else_is_hurt() {
     }
     assert_eq!(heard.try_iter().collect::<Vec<_>>(), ["before", "after"].repeat(2));
     assert_eq!(calls.load(Ordering::SeqCst), 1);
-    let lines = LINES.0.lock().unwrap();
+    let lines = Lines::kept();
     assert!(lines.iter().any(|line| line.starts_with("ERROR an observer panicked over connection.dial")), "{lines:?}");
 }
 
@@ -1141,12 +1141,6 @@ fn push(channel: &str, number: u64) -> String {
     format!(r#"{{"jsonrpc":"2.0","method":"subscription","params":{{"channel":"{channel}","data":{number}}}}}"#)
 }
 
-/// Waits until the client has dealt with all that the peer sent.
-fn settle(peer: &Peer) {
-    peer.ping("settled?");
-    peer.expect(Matcher::when(|it| it.message == ClientMessage::Pong(b"settled?".to_vec())), WAIT).unwrap();
-}
-
 /// Waits until the reactor of a client has dealt with all that was wanted of it, and with what it had at hand.
 fn settle_client(client: &Client) {
     client.close().unwrap();
@@ -1216,38 +1210,4 @@ fn echo_allocations() -> u64 {
     };
     echo(100);
     measure(|| echo(1000)).count_total
-}
-
-/// A venue with heartbeats of its own.
-struct Pinger;
-
-impl Dialect for Pinger {
-    fn name(&self) -> &str {
-        "pinger"
-    }
-
-    fn classify<'a>(&self, text: &'a str) -> Inbound<'a> {
-        if text == "pong" { Inbound::Pong } else { Inbound::Message }
-    }
-
-    fn ping(&self, number: u64) -> Option<String> {
-        Some(format!("ping {number}"))
-    }
-}
-
-/// Keeps what is logged.
-struct Lines(Mutex<Vec<String>>);
-
-static LINES: Lines = Lines(Mutex::new(Vec::new()));
-
-impl log::Log for Lines {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        self.0.lock().unwrap().push(format!("{} {}", record.level(), record.args()));
-    }
-
-    fn flush(&self) {}
 }

@@ -45,6 +45,7 @@ pub(crate) use self::sink::{Feed, Feeders, Kind};
 pub(crate) use self::slot::Opening;
 pub use self::subscription::{Channels, Subscription};
 pub(crate) use self::tray::Owner;
+pub(crate) use self::witness::CONNECTION;
 use crate::error::{Error, Result};
 use crate::metrics::ReactorMetrics;
 

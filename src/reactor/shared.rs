@@ -24,6 +24,7 @@ use crate::reactor::instruments::Instruments;
 use crate::reactor::mailbox::{self, Mailbox};
 use crate::reactor::sink::Depth;
 use crate::reactor::talk::{Order, What};
+use crate::reactor::witness::CONNECTION;
 use crate::recorder::Tap;
 use crate::session::Session;
 use crate::telemetry::{self, Signal};
@@ -330,8 +331,10 @@ impl Shared {
             // The wire ends; what was to be said is said on the next one.
             Err(Error::NotConnected) => {}
             // More probes than can be answered; those that wait will be.
-            Err(Error::QueueFull { .. }) => log::debug!("{}: an answer to a probe finds no place to wait", self.id),
-            Err(error) => log::error!("{}: could not say what the dialect asked for: {error}", self.id),
+            Err(Error::QueueFull { .. }) => {
+                log::debug!(target: CONNECTION, "{}: an answer to a probe finds no place to wait", self.id)
+            }
+            Err(error) => log::error!(target: CONNECTION, "{}: could not say what the dialect asked for: {error}", self.id),
         }
     }
 
@@ -494,7 +497,7 @@ impl Shared {
         if let (Some(tap), false) = (&self.tap, mailbox::is_turning_thread())
             && !tap.flush(RECORDING_PATIENCE)
         {
-            log::warn!("{}: the recording is not in the file after {RECORDING_PATIENCE:?}", self.id);
+            log::warn!(target: CONNECTION, "{}: the recording is not in the file after {RECORDING_PATIENCE:?}", self.id);
         }
     }
 

@@ -14,6 +14,7 @@ use crate::reactor::guard;
 use crate::reactor::handler::Context;
 use crate::reactor::shared::{Counters, Shared};
 use crate::reactor::sink::{Feed, Kind};
+use crate::reactor::witness::CONNECTION;
 use crate::session::dialogue::{Dialogue, Rules, Stamp};
 use crate::telemetry::Signal;
 use crate::wire::out::{Lane, Outgoing};
@@ -328,7 +329,7 @@ impl SideInbox {
     fn report_dropped(&mut self, shared: &Shared, context: &Context<'_>) {
         let missing = mem::take(&mut self.dropped);
         if missing > 0 {
-            log::warn!("{}: the inbox of a channel was full, {missing} messages dropped", shared.id);
+            log::warn!(target: CONNECTION, "{}: the inbox of a channel was full, {missing} messages dropped", shared.id);
             shared.tell(&Signal::Dropped { messages: missing });
             self.put(shared, context, Event::Gap { channel: None, missing });
         }

@@ -16,6 +16,12 @@ use crate::wire::assembler::Item;
 use crate::wire::frame;
 use crate::wire::out::Outgoing;
 
+/// The target of what concerns a connection.
+pub(crate) const CONNECTION: &str = "zen_websocket::connection";
+
+/// The target of what concerns a reactor.
+const REACTOR: &str = "zen_websocket::reactor";
+
 /// The target of the frames that are logged on request.
 const FRAMES: &str = "zen_websocket::frames";
 
@@ -164,7 +170,7 @@ impl Shared {
 
     /// Serving this connection kept its reactor from all others for so long.
     pub(crate) fn tell_stall(&self, took: Duration) {
-        log::warn!("{}: kept its reactor busy for {took:?}", self.id);
+        log::warn!(target: REACTOR, "{}: kept its reactor busy for {took:?}", self.id);
         self.tell(&Signal::Stall { took });
     }
 
@@ -221,29 +227,41 @@ impl Shared {
 fn log_event(shared: &Shared, generation: Generation, event: &Event) {
     let id = shared.id;
     match event {
-        Event::Open => log::info!("{id}: open, {generation} to {}", shared.host()),
-        Event::Dialing { attempt } => log::debug!("{id}: dialing, attempt {attempt}"),
+        Event::Open => log::info!(target: CONNECTION, "{id}: open, {generation} to {}", shared.host()),
+        Event::Dialing { attempt } => log::debug!(target: CONNECTION, "{id}: dialing, attempt {attempt}"),
         Event::DialFailed { attempt, cause, redial_in: Some(pause) } => {
-            log::warn!("{id}: dial {attempt} to {} failed, next in {pause:?}: {cause}", shared.host());
+            log::warn!(target: CONNECTION, "{id}: dial {attempt} to {} failed, next in {pause:?}: {cause}", shared.host());
         }
         Event::DialFailed { attempt, cause, redial_in: None } => {
-            log::warn!("{id}: dial {attempt} to {} failed: {cause}", shared.host())
+            log::warn!(target: CONNECTION, "{id}: dial {attempt} to {} failed: {cause}", shared.host())
         }
         Event::Lost { cause, redial_in: Some(pause) } => {
-            log::warn!("{id}: lost {generation} to {}, next dial in {pause:?}: {cause}", shared.host())
+            log::warn!(target: CONNECTION, "{id}: lost {generation} to {}, next dial in {pause:?}: {cause}", shared.host())
         }
-        Event::Lost { cause, redial_in: None } => log::warn!("{id}: lost {generation} to {}: {cause}", shared.host()),
-        Event::Unsent { messages, bytes } => log::warn!("{id}: {messages} messages ({bytes} bytes) did not leave {generation}"),
-        Event::Gap { channel: None, missing } => log::warn!("{id}: the inbox was full, {missing} messages dropped"),
-        Event::Gap { channel: Some(channel), missing } => log::warn!("{id}: the sequence of {channel} jumps by {missing}"),
-        Event::Live => log::info!("{id}: live, {generation}"),
-        Event::Rejected { channel, reason } => log::warn!("{id}: {channel} was refused: {}", reason.escape_debug()),
-        Event::ChannelSilent { channel, quiet } => log::warn!("{id}: no data of {channel} for {quiet:?}, subscribing anew"),
-        Event::Unmatched { id: call, .. } => log::debug!("{id}: a reply to no call that waits, {call}"),
-        Event::Request { id: call, .. } => log::debug!("{id}: the venue asks something, {call}"),
-        Event::Notice(_) => log::info!("{id}: the venue tells of itself"),
-        Event::Closed { cause: Some(cause) } => log::error!("{id}: closed: {cause}"),
-        Event::Closed { cause: None } => log::info!("{id}: closed"),
+        Event::Lost { cause, redial_in: None } => {
+            log::warn!(target: CONNECTION, "{id}: lost {generation} to {}: {cause}", shared.host())
+        }
+        Event::Unsent { messages, bytes } => {
+            log::warn!(target: CONNECTION, "{id}: {messages} messages ({bytes} bytes) did not leave {generation}")
+        }
+        Event::Gap { channel: None, missing } => {
+            log::warn!(target: CONNECTION, "{id}: the inbox was full, {missing} messages dropped")
+        }
+        Event::Gap { channel: Some(channel), missing } => {
+            log::warn!(target: CONNECTION, "{id}: the sequence of {channel} jumps by {missing}")
+        }
+        Event::Live => log::info!(target: CONNECTION, "{id}: live, {generation}"),
+        Event::Rejected { channel, reason } => {
+            log::warn!(target: CONNECTION, "{id}: {channel} was refused: {}", reason.escape_debug())
+        }
+        Event::ChannelSilent { channel, quiet } => {
+            log::warn!(target: CONNECTION, "{id}: no data of {channel} for {quiet:?}, subscribing anew")
+        }
+        Event::Unmatched { id: call, .. } => log::debug!(target: CONNECTION, "{id}: a reply to no call that waits, {call}"),
+        Event::Request { id: call, .. } => log::debug!(target: CONNECTION, "{id}: the venue asks something, {call}"),
+        Event::Notice(_) => log::info!(target: CONNECTION, "{id}: the venue tells of itself"),
+        Event::Closed { cause: Some(cause) } => log::error!(target: CONNECTION, "{id}: closed: {cause}"),
+        Event::Closed { cause: None } => log::info!(target: CONNECTION, "{id}: closed"),
         Event::Message(_) => {}
     }
 }

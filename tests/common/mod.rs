@@ -4,12 +4,13 @@
 #![allow(dead_code)]
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 use zen_websocket::testkit::{ClientMessage, Matcher, MockServer, Peer, Script};
-use zen_websocket::{Client, Config, Error, Event, Inbox, State, connect};
+use zen_websocket::{Client, Config, Dialect, Error, Event, Inbound, Inbox, State, connect};
 
 /// How long a test waits for what must happen.
 pub(crate) const WAIT: Duration = Duration::from_secs(10);
@@ -192,4 +193,51 @@ pub(crate) fn until(is_so: impl Fn() -> bool) {
 
 pub(crate) fn wait_open(client: &Client) {
     client.wait(State::Open, WAIT).unwrap();
+}
+
+/// A venue with heartbeats of its own.
+pub(crate) struct Pinger;
+
+impl Dialect for Pinger {
+    fn name(&self) -> &str {
+        "pinger"
+    }
+
+    fn classify<'a>(&self, text: &'a str) -> Inbound<'a> {
+        if text == "pong" { Inbound::Pong } else { Inbound::Message }
+    }
+
+    fn ping(&self, number: u64) -> Option<String> {
+        Some(format!("ping {number}"))
+    }
+}
+
+/// Keeps what is logged, with its level.
+pub(crate) struct Lines(Mutex<Vec<String>>);
+
+static LINES: Lines = Lines(Mutex::new(Vec::new()));
+
+impl Lines {
+    /// Begins to keep everything.
+    pub(crate) fn keep() {
+        let _ = log::set_logger(&LINES).map(|()| log::set_max_level(log::LevelFilter::Trace));
+    }
+
+    /// What was logged since.
+    pub(crate) fn kept() -> Vec<String> {
+        LINES.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = format!("{} {}", record.level(), record.args());
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+    }
+
+    fn flush(&self) {}
 }
