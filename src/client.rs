@@ -434,6 +434,24 @@ impl Client {
         self.shared().latency()
     }
 
+    /// Waits until what was [recorded](Config::record_to) so far is in the file, 2 s at most; returns whether it is. Closing does so, too.
+    /// `false` at once if nothing is recorded, if the file cannot be written, and on a thread that turns a reactor.
+    ///
+    /// ```
+    /// # use zen_websocket::{Config, Recording, connect, testkit::MockServer};
+    /// # let server = MockServer::start()?;
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("feed.jsonl");
+    /// let (client, _inbox) = connect(Config::new(server.url()).record_to(&path))?;
+    /// client.send("hello")?;
+    /// assert!(client.flush_recording());
+    /// assert!(Recording::open(&path)?.metadata()?.outbound > 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn flush_recording(&self) -> bool {
+        self.shared().flush_recording()
+    }
+
     /// Closes with code 1000 and waits until the connection has ended: for the close handshake if a wire is open
     /// ([`Config::close_timeout`] at most), otherwise hardly at all. Closing twice is fine. On a [`Driver`] somebody has to go on
     /// turning meanwhile. Behind a full inbox that blocks, the peer's answer is not read, and the limit runs out.

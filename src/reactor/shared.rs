@@ -492,13 +492,14 @@ impl Shared {
         }
     }
 
-    /// Waits until what was recorded is in the file, if it is the thread of a caller.
-    pub(crate) fn flush_recording(&self) {
-        if let (Some(tap), false) = (&self.tap, mailbox::is_turning_thread())
-            && !tap.flush(RECORDING_PATIENCE)
-        {
+    /// Waits until what was recorded is in the file, if it is the thread of a caller. Returns whether it is.
+    pub(crate) fn flush_recording(&self) -> bool {
+        let Some(tap) = self.tap.as_ref().filter(|_| !mailbox::is_turning_thread()) else { return false };
+        let is_flushed = tap.flush(RECORDING_PATIENCE);
+        if !is_flushed {
             log::warn!(target: CONNECTION, "{}: the recording is not in the file after {RECORDING_PATIENCE:?}", self.id);
         }
+        is_flushed
     }
 
     /// How far the rate limits are used up.
