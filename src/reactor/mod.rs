@@ -15,6 +15,7 @@ mod sink;
 mod slot;
 mod subscription;
 mod talk;
+mod traffic;
 mod tray;
 mod witness;
 mod work;

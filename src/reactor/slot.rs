@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::mem;
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use mio::{Registry, Token};
@@ -24,16 +24,17 @@ use crate::reactor::scratch::{Pongs, Scratch};
 use crate::reactor::shared::{Counters, Shared, Stream};
 use crate::reactor::sink::{Engine, Kind, Outcome};
 use crate::reactor::talk::{self, Routed, Talk};
+use crate::reactor::traffic::Traffic;
 use crate::reactor::{guard, shield};
 use crate::recorder::FrameKind;
 use crate::session::Action;
 use crate::session::dialogue::Deed;
-use crate::telemetry::{self, Signal};
+use crate::telemetry::Signal;
 use crate::ticket::Ticket;
 use crate::wire::assembler::{Assembler, Item};
 use crate::wire::dial::{Dial, Opened, Progress};
 use crate::wire::frame;
-use crate::wire::out::{Lane, Outgoing, Totals};
+use crate::wire::out::{Lane, Outgoing};
 use crate::wire::socket;
 use crate::wire::stamp::Stamped;
 
@@ -43,9 +44,6 @@ const LAST_RECEIVES: usize = 64;
 /// How many parts of a batch are looked at one by one; a larger one is delivered as it is, or an inbox would get any number of events at
 /// once.
 const BATCH_MAX: usize = 1024;
-
-/// How often observers are told of the traffic.
-const TRAFFIC_EVERY: Duration = Duration::from_secs(1);
 
 /// Everything a connection is made of, on its way to the driver.
 pub(crate) struct Opening {
@@ -77,8 +75,7 @@ pub(crate) struct Slot {
     in_burst: bool,
     /// The handler panicked and gets nothing but the end.
     broken: bool,
-    /// What observers of the traffic were told, if there are any.
-    traffic: Option<Box<Traffic>>,
+    traffic: Traffic,
     /// How full the queue for the rate limit was when observers were told last.
     pressure: Pressure,
 }
@@ -99,15 +96,6 @@ struct Dialing {
     phase: Phase,
     /// When it entered this phase.
     phase_began: Instant,
-}
-
-/// What observers of the traffic were told.
-#[derive(Default)]
-struct Traffic {
-    /// When they are told more, if there is more.
-    due: Option<Instant>,
-    told: Totals,
-    told_in: Totals,
 }
 
 /// The receiving half of a wire.
@@ -197,8 +185,7 @@ impl Slot {
             dropped: 0,
             in_burst: false,
             broken: false,
-            // What is sent before the first read counts, too.
-            traffic: telemetry::is_wanted(Signal::TRAFFIC).then(Box::default),
+            traffic: Traffic::new(),
             pressure: Pressure::None,
         }
     }
@@ -211,9 +198,8 @@ impl Slot {
             Link::Down | Link::Resolving { .. } => None,
         };
         let talk = self.talk.as_ref().and_then(|talk| talk.dialogue.next_deadline());
-        let traffic = self.traffic.as_ref().and_then(|traffic| traffic.due);
         let session = self.shared.session.lock();
-        (session.end().is_some(), [link, talk, traffic, session.next_deadline()].into_iter().flatten().min())
+        (session.end().is_some(), [link, talk, self.traffic.due(), session.next_deadline()].into_iter().flatten().min())
     }
 
     /// Whether its work at hand is a step of a dial, which may take long.
@@ -316,45 +302,6 @@ impl Slot {
         }
     }
 
-    /// Something was read: observers of the traffic are told within a second.
-    fn note_traffic(&mut self, at: Instant) {
-        let wanted = telemetry::is_wanted(Signal::TRAFFIC);
-        match &mut self.traffic {
-            Some(traffic) if wanted => _ = traffic.due.get_or_insert(at + TRAFFIC_EVERY),
-            Some(_) => self.traffic = None,
-            None if wanted => {
-                let (told_in, told) = self.totals();
-                self.traffic = Some(Box::new(Traffic { due: Some(at + TRAFFIC_EVERY), told_in, told }));
-            }
-            None => {}
-        }
-    }
-
-    fn tell_traffic(&mut self) {
-        if self.traffic.is_none() {
-            return;
-        }
-        let (now_in, now_out) = self.totals();
-        let Some(traffic) = &mut self.traffic else { return };
-        traffic.due = None;
-        let (then_in, then_out) = (mem::replace(&mut traffic.told_in, now_in), mem::replace(&mut traffic.told, now_out));
-        if (then_in, then_out) != (now_in, now_out) {
-            self.shared.tell(&Signal::Traffic {
-                messages_in: now_in.messages - then_in.messages,
-                bytes_in: now_in.bytes - then_in.bytes,
-                messages_out: now_out.messages - then_out.messages,
-                bytes_out: now_out.bytes - then_out.bytes,
-            });
-        }
-    }
-
-    /// What has been received and sent so far.
-    fn totals(&self) -> (Totals, Totals) {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let received = Totals { messages: count(&self.shared.counters.messages), bytes: count(&self.shared.counters.bytes) };
-        (received, self.shared.out.lock().totals())
-    }
-
     /// A caller wants the slot to be looked at.
     pub(crate) fn handle_post(&mut self, turn: &mut Turn<'_>) {
         self.shared.attend();
@@ -428,8 +375,8 @@ impl Slot {
                 self.shared.post();
             }
         }
-        if self.traffic.as_ref().is_some_and(|traffic| traffic.due.is_some_and(|due| due <= now)) {
-            self.tell_traffic();
+        if self.traffic.due().is_some_and(|due| due <= now) {
+            self.traffic.tell(&self.shared);
         }
         self.is_dialing() && self.handle_ready(turn)
     }
@@ -832,7 +779,7 @@ impl Slot {
                 // Windows reports a socket as ready again only after it was read to `WouldBlock`.
                 let is_last = count < received.len() && !wire.hangup && !cfg!(windows);
                 let is_tls = wire.is_tls;
-                self.note_traffic(at);
+                self.traffic.note(at, &self.shared);
                 let decoded = if is_tls {
                     self.decrypt(turn, &received[..count], at, bounded)
                 } else {
@@ -1150,7 +1097,7 @@ impl Slot {
             let _ = turn.registry.deregister(stream);
         }
         self.shared.tell_pressure(&mut self.pressure);
-        self.tell_traffic();
+        self.traffic.tell(&self.shared);
         let unsent = Event::Unsent { messages: remains.messages, bytes: remains.bytes };
         Some(Ended { was_open: wire.is_open, unsent: (remains.messages > 0).then_some(unsent) })
     }
