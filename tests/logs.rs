@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use zen_websocket::telemetry::{self, Filter};
 use zen_websocket::testkit::{ClientMessage, Frame, Matcher, MockServer, Peer, Script};
 use zen_websocket::{
-    Channels, Client, Config, Confirmation, Context, Dialect, Driver, EventRef, Inbound, Inbox, JsonRpc, Overflow, RateLimit,
-    Result, Sent, Subscribe, Throttle, connect, open,
+    Channels, Client, Config, Confirmation, Context, Dialect, Driver, EventRef, Inbound, Inbox, JsonRpc, Login, LoginStep,
+    Overflow, RateLimit, Request, Result, Sent, Subscribe, Throttle, connect, open,
 };
 
 use self::common::*;
@@ -553,4 +553,46 @@ impl log::Log for Keeper {
     }
 
     fn flush(&self) {}
+}
+
+#[test]
+fn what_a_venue_says_before_a_login_has_succeeded_is_shown_without_its_text() {
+    let server = serve(Script::new().ignore());
+    let (client, _inbox) = listening(|| open(log_in(config(&server)).debug(true)).unwrap());
+    let peer = server.accept(WAIT).unwrap();
+    peer.send_text("challenge");
+    until(|| frames(&client).len() == 2);
+    assert_eq!(frames(&client).pop().unwrap(), "wire 1: received text, 9 bytes: [redacted]");
+}
+
+#[test]
+fn what_a_dialect_panics_over_after_a_login_is_shown_without_its_text() {
+    let server = serve(Script::new().on_text(|peer, text| peer.send_text(text)));
+    let (client, inbox) = opened(config(&server).dialect(Fragile).debug(true));
+    let peer = server.accept(WAIT).unwrap();
+    peer.send_text("poison");
+    until_closed(&inbox);
+    let found = frames(&client);
+    assert!(found.contains(&"wire 1: received text, 6 bytes: [redacted]".to_owned()), "{found:#?}");
+}
+
+/// Logs in, and chokes on what it does not know.
+struct Fragile;
+
+impl Dialect for Fragile {
+    fn name(&self) -> &str {
+        "fragile"
+    }
+
+    fn classify<'a>(&self, text: &'a str) -> Inbound<'a> {
+        assert_eq!(text, "login");
+        Inbound::Reply { id: "login".into() }
+    }
+
+    fn login(&self, step: &LoginStep<'_>) -> Login {
+        match step.reply {
+            None => Login::Send(Request { text: "login".to_owned(), id: "login".into() }),
+            Some(_) => Login::Done { refresh_after: None, token: None },
+        }
+    }
 }

@@ -7,13 +7,15 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use zen_websocket::telemetry::{self, Filter};
 use zen_websocket::testkit::{ClientMessage, Matcher, MockServer, Peer, Script};
-use zen_websocket::{Config, Content, Direction, Entry, JsonRpc, Recorder, connect};
+use zen_websocket::{Config, Content, Direction, Driver, Entry, JsonRpc, RateLimit, Recorder, State, connect, open};
 
 use self::common::*;
 
@@ -167,6 +169,71 @@ fn a_login_leaves_no_secret_in_a_recording() {
 }
 
 #[test]
+fn a_refused_login_leaves_no_secret_in_a_recording() {
+    let recording = recording_of_login(|peer, text| {
+        let request: Value = serde_json::from_str(text).unwrap();
+        let reason = format!("invalid secret {}", request["params"]["client_secret"]);
+        peer.send_text(&json!({ "id": request["id"], "error": { "code": 13004, "message": reason } }).to_string());
+    });
+    assert!(recording.contains("the venue refused the login") && !recording.contains("key-4711"), "{recording}");
+}
+
+#[test]
+fn a_login_that_ends_with_a_close_leaves_no_secret_in_a_recording() {
+    let recording = recording_of_login(|peer, _| peer.close(4001, "invalid secret key-4711"));
+    assert!(recording.contains("the peer closed with code 4001") && !recording.contains("key-4711"), "{recording}");
+}
+
+/// What a connection records that never gets past its login.
+fn recording_of_login(answer: impl Fn(&Peer, &str) + Send + Sync + 'static) -> String {
+    let (_directory, path) = feed();
+    let server = serve(Script::new().on_text(answer));
+    let dialect = JsonRpc::new().login("public/auth", |_| json!({ "client_secret": "key-4711" }));
+    let (client, _inbox) = open(config(&server).dialect(dialect).record_to(&path)).unwrap();
+    until(|| fs::read_to_string(&path).is_ok_and(|recording| recording.contains("dial_failed")));
+    // Its outcome says how the login fared.
+    let _ = client.close();
+    fs::read_to_string(&path).unwrap()
+}
+
+/// Panics on some recordings' threads.
+struct Panicking;
+
+impl log::Log for Panicking {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        assert!(!record.args().to_string().contains(UNLOGGABLE), "a logger whose pipe is broken");
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn a_logger_that_panics_ends_a_recording_until_the_next_connection() {
+    log::set_logger(&Panicking).unwrap();
+    log::set_max_level(log::LevelFilter::Error);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(UNLOGGABLE);
+    fs::create_dir(&path).unwrap();
+    let (_server, _peer, client, _inbox) = session_with(Script::new(), |config| config.record_to(&path));
+    let status = || client.metrics().recorder.unwrap();
+    until(|| status().failure.is_some_and(|failure| failure.contains("panicked")));
+    assert_eq!((status().written, status().waiting), (0, 0));
+    assert!(status().dropped > 0);
+    fs::remove_dir(&path).unwrap();
+    let (_server, _peer, next, _inbox) = session_with(Script::new(), |config| config.record_to(&path));
+    next.close().unwrap();
+    assert_eq!(status().failure, None);
+    let recording = fs::read_to_string(&path).unwrap();
+    assert!(recording.contains("open") && recording.contains("closed"), "{recording}");
+}
+
+const UNLOGGABLE: &str = "unloggable.jsonl";
+
+#[test]
 fn a_file_that_cannot_be_written_keeps_nobody_from_connecting() {
     let directory = tempfile::tempdir().unwrap();
     let (_server, _peer, client, inbox) = session_with(Script::new(), |config| config.record_to(directory.path()));
@@ -229,3 +296,56 @@ fn a_program_that_is_killed_leaves_a_recording_that_can_be_read_and_continued() 
 
 const CHILD: &str = "ZEN_WEBSOCKET_RECORD_TO";
 const READY: &str = "ready";
+
+#[test]
+fn dropping_the_last_client_on_the_thread_of_its_driver_waits_for_no_disk() {
+    let (_directory, path) = feed();
+    let server = serve(Script::new());
+    let (go_on, pause) = mpsc::channel::<()>();
+    let pause = Mutex::new(pause);
+    // The writer gets no further.
+    let recorder = Recorder::new(&path).mask(move |_| _ = pause.lock().unwrap().recv());
+    let mut driver = Driver::new().unwrap();
+    let client = driver.open(config(&server).record_to(recorder)).unwrap();
+    while !client.state().is_open() {
+        driver.turn(ms(10)).unwrap();
+    }
+    client.send("x").unwrap();
+    let began = Instant::now();
+    drop(client);
+    assert!(began.elapsed() < ms(1000), "{:?}", began.elapsed());
+    drop(go_on);
+}
+
+#[test]
+fn a_login_that_waits_for_the_rate_limit_leaves_no_secret_either() {
+    let (_directory, path) = feed();
+    let server = serve(Script::new().ignore());
+    let dialect = || JsonRpc::new().login("public/auth", |_| json!({ "client_secret": "key-4711" }));
+    let limit = || RateLimit::bucket(1, 1, ms(100)).reserved(0).shared("logins that wait");
+    let (_first, _inbox) = open(config(&server).dialect(dialect()).rate_limit(limit())).unwrap();
+    server.accept(WAIT).unwrap().expect(Matcher::any(), WAIT).unwrap();
+    let (second, _inbox) = open(config(&server).dialect(dialect()).rate_limit(limit()).record_to(&path)).unwrap();
+    let peer = server.accept(WAIT).unwrap();
+    peer.expect(Matcher::regex("key-4711"), WAIT).unwrap();
+    second.close().unwrap();
+    let recording = fs::read_to_string(&path).unwrap();
+    assert!(entries(&path).contains(&"1 out text ".to_owned()) && !recording.contains("key-4711"), "{recording}");
+}
+
+#[test]
+fn closing_waits_for_what_is_told_last() {
+    let (_directory, path) = feed();
+    let (_server, _peer, client, _inbox) =
+        session_with(Script::new().ignore(), |config| config.dialect(JsonRpc::new()).record_to(seldom(&path)));
+    let filter = Filter::name("request_correlator.fail_all").unwrap().connection(client.id());
+    let _guard = telemetry::attach(filter, |_| {
+        let began = Instant::now();
+        while began.elapsed() < ms(100) {}
+    });
+    let _call = client.start_call("m", ()).unwrap();
+    client.start_close(1000, "").unwrap();
+    until(|| client.state() == State::Closed);
+    client.close().unwrap();
+    assert!(entries(&path).last().is_some_and(|last| last.contains("closed")), "{:?}", entries(&path));
+}

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
@@ -112,6 +113,28 @@ fn a_truncated_compressed_recording_ends_with_an_error_behind_what_is_left_of_it
 }
 
 #[test]
+fn a_damaged_file_hides_none_of_those_that_follow() {
+    let file = Scratch::of(&[&said(2, "c")]);
+    let part = |name: &str, content: &[u8]| fs::write(file.path.with_file_name(name), content).unwrap();
+    let [a, b] = [gzip(&[said(0, "a")]), gzip(&[said(1, "b")])];
+    part("feed.20260101T000000.000000Z.jsonl.gz", &[&a[..], &a[..15]].concat());
+    part("feed.20260102T000000.000000Z.jsonl.gz", &b[..5]);
+    part("feed.20260103T000000.000000Z.jsonl.gz", &b);
+    let recording = Recording::open_rotated(&file.path).unwrap();
+    let read = |entry: zen_websocket::Result<Entry>| entry.map_or_else(|error| error.to_string(), text_of);
+    let items: Vec<_> = recording.entries().map(read).collect();
+    let named = |item: &str, name| item.contains(name);
+    assert_eq!([&items[0], &items[3], &items[4]], ["a", "b", "c"]);
+    assert!(named(&items[1], "feed.20260101T") && named(&items[2], "feed.20260102T"), "{items:?}");
+    assert_eq!(recording.replay(Speed::Unpaced).map(read).collect::<Vec<_>>(), items);
+    assert!(named(&recording.metadata().unwrap_err().to_string(), "feed.20260101T"));
+    let (inbox, feeding) = recording.replay(Speed::Unpaced).into_inbox(10).unwrap();
+    assert_eq!(text(&inbox), "a");
+    assert!(matches!(inbox.recv_timeout(WAIT), Err(Error::Closed)));
+    assert!(named(&feeding.wait().unwrap_err().to_string(), "feed.20260101T"));
+}
+
+#[test]
 fn rotated_files_come_before_the_one_that_is_written() {
     let file = Scratch::of(&[&said(4, "e")]);
     let part = |name: &str, content: &[u8]| fs::write(file.path.with_file_name(name), content).unwrap();
@@ -130,6 +153,32 @@ fn rotated_files_come_before_the_one_that_is_written() {
 }
 
 #[test]
+fn rotated_files_are_found_whatever_their_name() {
+    rotated_files_are_found("feed".as_ref(), "".as_ref());
+    rotated_files_are_found("feed".as_ref(), ".gz".as_ref());
+    rotated_files_are_found("feed.eu".as_ref(), ".jsonl".as_ref());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn names_of_rotated_files_need_not_be_unicode() {
+    use std::os::unix::ffi::OsStrExt;
+    rotated_files_are_found(OsStr::from_bytes(b"f\xffd"), OsStr::from_bytes(b".js\xfe"));
+}
+
+fn rotated_files_are_found(stem: &OsStr, extension: &OsStr) {
+    let folder = TempDir::new().unwrap();
+    let path = |stamp: &str, suffix: &str| {
+        folder.path().join([stem, stamp.as_ref(), extension, suffix.as_ref()].into_iter().collect::<OsString>())
+    };
+    fs::write(path(".20260101T000000.000000Z", ".gz"), gzip(&[said(0, "a")])).unwrap();
+    fs::write(path(".20260102T000000.000000Z", ""), said(1, "b")).unwrap();
+    fs::write(path("", ""), said(2, "c")).unwrap();
+    fs::write(path(".old", ""), said(3, "not a part")).unwrap();
+    assert_eq!(texts(&Recording::open_rotated(path("", "")).unwrap()), ["a", "b", "c"], "{stem:?}{extension:?}");
+}
+
+#[test]
 fn a_file_that_is_compressed_after_it_was_found_is_read_all_the_same() {
     let file = Scratch::of(&[&said(1, "b")]);
     let part = file.path.with_file_name("feed.20260101T000000.000000Z.jsonl");
@@ -138,6 +187,23 @@ fn a_file_that_is_compressed_after_it_was_found_is_read_all_the_same() {
     fs::write(part.with_extension("jsonl.gz"), gzip(&[said(0, "a")])).unwrap();
     fs::remove_file(&part).unwrap();
     assert_eq!(texts(&recording), ["a", "b"]);
+}
+
+#[test]
+fn a_consumer_that_pauses_leaves_the_recording_one_connection() {
+    // Under back pressure a message is recorded with the time it was read at, behind what was sent meanwhile.
+    let with = |millis: u64, line: String| on(1, 1, line).replace('}', &format!(r#","mono_ns":{}}}"#, millis * 1_000_000));
+    let said = |millis| with(millis, said(millis, "x"));
+    let sent = |millis| with(millis, sent(millis, "y"));
+    let file = Scratch::of(&[said(0), sent(90_000), said(10), sent(90_010), said(20), said(90_020)]);
+    let metadata = file.recording().metadata().unwrap();
+    assert_eq!((metadata.count, metadata.connections, metadata.generations), (6, 1, 1));
+    let playback = Playback::new(&file.recording(), Speed::Unpaced).without_waiting();
+    let server = serve(Script::new().playback(&playback));
+    let (_client, inbox) = connect(config(&server)).unwrap();
+    until_open(&inbox);
+    assert_eq!([(); 4].map(|()| text(&inbox)), ["x"; 4]);
+    assert_eq!(playback.status().wires, 1);
 }
 
 #[test]
@@ -328,6 +394,36 @@ fn a_reply_waits_for_its_request() {
 }
 
 #[test]
+fn requests_that_nothing_follows_are_not_waited_for() {
+    let close = |direction| line(3, direction, "close", r#"{\"code\":1000,\"reason\":\"\"}"#);
+    let closed = state(4, r#"{"event":"closed","cause":null}"#);
+    for end in [&[][..], &[close("out"), close("in"), closed]] {
+        let file = Scratch::of(&[&[said(0, "a"), sent(1, "{}"), sent(2, "goodbye")], end].concat());
+        let (_server, playback, _client, inbox) = play(&file.recording(), Speed::Unpaced, Script::new());
+        until_open(&inbox);
+        assert_eq!(text(&inbox), "a");
+        assert!(playback.wait_end(WAIT), "{:?}", playback.status());
+    }
+}
+
+#[test]
+fn a_wire_is_not_hung_up_before_the_requests_it_had() {
+    let lost = state(2, r#"{"event":"lost","cause":"whatever","redial_in_ms":0}"#);
+    for end in [&[on(1, 1, lost)][..], &[]] {
+        let first = [on(1, 1, said(0, "a")), on(1, 1, sent(1, "{}"))];
+        let file = Scratch::of(&[&first[..], end, &[on(1, 2, said(3, "b"))]].concat());
+        let (server, playback, client, inbox) = play(&file.recording(), Speed::Unpaced, Script::new());
+        until_open(&inbox);
+        assert_eq!(text(&inbox), "a");
+        assert_eq!((inbox.is_empty(), playback.status().is_over), (true, false));
+        client.send("{}").unwrap();
+        server.expect("{}", WAIT).unwrap();
+        until_open(&inbox);
+        assert_eq!(text(&inbox), "b");
+    }
+}
+
+#[test]
 fn a_playback_need_not_wait_for_requests() {
     let file = Scratch::of(&[&sent(0, "{}"), &said(1, "reply 1"), &sent(2, "{}"), &said(3, "reply 2")]);
     let playback = Playback::new(&file.recording(), Speed::Unpaced).without_waiting();
@@ -407,6 +503,14 @@ fn what_only_tells_of_the_end_is_not_waited_for() {
     let server = serve(Script::new().playback(&playback));
     let (_client, inbox) = connect(config(&server).reconnect(false)).unwrap();
     assert_eq!(until_closed(&inbox).unwrap().to_string(), "the peer closed the TCP connection without a close frame");
+    assert!(playback.wait_end(WAIT));
+}
+
+#[test]
+fn what_has_the_server_do_nothing_is_not_waited_for() {
+    let masked = said(3_600_001, "").replace('}', r#","masked":true}"#);
+    let file = Scratch::of(&[&said(0, "a"), &line(3_600_000, "in", "pong", ""), &masked]);
+    let (_server, playback, _client, _inbox) = play(&file.recording(), Speed::Original, Script::new());
     assert!(playback.wait_end(WAIT));
 }
 

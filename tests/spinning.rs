@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use zen_websocket::testkit::{MockServer, Script};
 use zen_websocket::{Client, ConnectionId, Driver, Error, Event, EventRef, Handler, Inbox, Reactor, Wait, connect, connect_with};
 
-use crate::common::{QUICK, WAIT, config, ms, next_line, serve, until_open};
+use crate::common::{QUICK, WAIT, config, ms, next_line, serve, until, until_open};
 
 /// As many as are read without asking the poller, and more.
 const CROWDS: [usize; 4] = [1, 4, 5, 20];
@@ -238,9 +238,24 @@ fn a_panic_in_drained_ends_its_connection_only() {
     assert_eq!(next_line(&inbox), "text still there");
 }
 
+/// The kernel turns stamps on a moment after the first socket has asked for them, and off behind the last: a socket that has some.
+#[cfg(target_os = "linux")]
+fn stamped() -> (MockServer, Client) {
+    let server = MockServer::start().unwrap();
+    let (seen, seeing) = mpsc::channel();
+    let handler = Handler::new().text(move |context, _| seen.send(context.kernel_at).unwrap());
+    let client = connect_with(config(&server).kernel_stamps(true), handler).unwrap();
+    until(|| {
+        client.send("x").unwrap();
+        seeing.recv_timeout(WAIT).unwrap().is_some()
+    });
+    (server, client)
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn the_kernel_says_when_it_received() {
+    let _stamped = stamped();
     let server = MockServer::start().unwrap();
     let (seen, seeing) = mpsc::channel();
     let handler = Handler::new().text(move |context, _| seen.send(context.kernel_at).unwrap());
@@ -259,6 +274,7 @@ fn the_kernel_says_when_it_received() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_read_is_measured_once_however_long_its_consumer_takes() {
+    let _stamped = stamped();
     let burst = [0x81, 1, b'x'].repeat(10);
     let server = serve(Script::new().on_text(move |peer, _| peer.send_raw(burst.clone())));
     let (client, inbox) = connect(config(&server).kernel_stamps(true).inbox_capacity(1)).unwrap();

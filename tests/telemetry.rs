@@ -322,6 +322,7 @@ fn the_traffic_of_a_login_that_was_given_up_is_told() {
     peer.send_text("wait");
     while !matches!(next(&inbox), Event::Message(_)) {}
     client.close().unwrap();
+    until_closed(&inbox);
     assert_eq!(tap.traffic()[..2], [client.metrics().messages_in, client.metrics().bytes_in]);
 }
 
@@ -711,7 +712,8 @@ fn dropping_a_handler_is_not_the_stall_of_another_connection() {
     other.reconnect().unwrap();
     driver.turn(ms(10)).unwrap();
     assert_eq!((ending.state(), driver.connections()), (State::Closed, 1));
-    assert_eq!(tap.left(), [""; 0]);
+    // A busy machine may bring about shorter ones.
+    assert_eq!(tap.seen.try_iter().filter(|seen| seen.took >= Some(ms(30))).count(), 0);
 }
 
 // ---- filters ----
@@ -736,6 +738,7 @@ fn every_signal_has_a_name_of_its_own() {
 
 #[test]
 fn an_observer_of_one_connection_hears_of_no_other() {
+    let _gate = shared();
     let server = serve(Script::new());
     let [(one, one_inbox), (other, other_inbox)] = [(); 2].map(|()| connect(config(&server)).unwrap());
     let (send, seen) = mpsc::channel();
@@ -752,6 +755,7 @@ fn an_observer_of_one_connection_hears_of_no_other() {
 
 #[test]
 fn filters_of_two_connections_let_no_third_through() {
+    let _gate = shared();
     let server = serve(Script::new());
     let [one, other, third] = [(); 3].map(|()| connect(config(&server)).unwrap());
     let (send, seen) = mpsc::channel();
@@ -807,6 +811,7 @@ fn an_observer_that_panics_is_detached_and_nobody_else_is_hurt() {
 
 #[test]
 fn an_observer_may_drop_its_own_guard() {
+    let _gate = shared();
     let server = serve(Script::new());
     let own = Arc::new(Mutex::new(None::<Guard>));
     let (held, (send, heard)) = (own.clone(), mpsc::channel());
@@ -826,6 +831,7 @@ fn an_observer_may_drop_its_own_guard() {
 
 #[test]
 fn an_observer_may_attach_and_detach_others() {
+    let _gate = shared();
     let server = serve(Script::new());
     let host = server.address().to_string();
     let (send, heard) = mpsc::channel();
@@ -847,8 +853,9 @@ fn an_observer_may_attach_and_detach_others() {
         drop(telemetry::attach(filter, |_| panic!("detached at once")));
     });
     connect(config(&server)).unwrap().0.close().unwrap();
+    let both = [heard.recv_timeout(WAIT).unwrap(), heard.recv_timeout(WAIT).unwrap()];
     guards.lock().unwrap().clear();
-    assert_eq!(heard.try_iter().collect::<Vec<_>>(), ["connection.open", "connection.closed"]);
+    assert_eq!((both, heard.try_iter().count()), (["connection.open", "connection.closed"], 0));
 }
 
 #[test]
@@ -1210,4 +1217,269 @@ fn echo_allocations() -> u64 {
     };
     echo(100);
     measure(|| echo(1000)).count_total
+}
+
+#[test]
+fn what_cannot_pass_on_a_redial_exhausts_what_was_allowed() {
+    let (server, peer, tap, _client, _inbox) = tapped(Script::new(), |config| config.redial_attempts(1), &["connection"]);
+    server.script(Script::new().status(401));
+    peer.reset();
+    let lines = told(&tap.until("connection.closed"));
+    assert!(lines.contains(&"connection.redials_exhausted 1".to_owned()), "{lines:?}");
+}
+
+#[test]
+fn each_limit_is_told_with_the_cost_it_has_there() {
+    let limits = |config: Config| {
+        let weighed = RateLimit::bucket(9, 1, NEVER).reserved(0).cost(|text| text.len() as u32);
+        config.rate_limit(RateLimit::bucket(3, 1, NEVER).reserved(0)).rate_limit(weighed)
+    };
+    let (_server, _peer, tap, client, _inbox) = tapped(Script::new(), limits, &["rate_limiter"]);
+    client.send("order").unwrap();
+    assert_eq!(tap.left(), ["rate_limiter.consume None 1, 2/3", "rate_limiter.consume None 5, 4/9"]);
+}
+
+#[test]
+fn what_passed_while_nobody_listened_is_no_traffic() {
+    let _alone = alone();
+    let (_server, _peer, client, inbox) = session_with(Script::new(), |config| config.heartbeat_interval(None));
+    let counted = Arc::new(Mutex::new(Vec::new()));
+    let listen = || {
+        let (filter, counted) = (Filter::name("traffic.count").unwrap().connection(client.id()), counted.clone());
+        telemetry::attach(filter, move |observed| counted.lock().unwrap().push(see(observed).line))
+    };
+    let echo = |message: &str| {
+        client.send(message).unwrap();
+        assert_eq!(text(&inbox), message);
+    };
+    let first = listen();
+    echo("heard");
+    drop(first);
+    echo("unheard");
+    let second = listen();
+    echo("heard again");
+    client.close().unwrap();
+    drop(second);
+    let counted = counted.lock().unwrap();
+    assert!(counted.len() == 1 && counted[0].starts_with("traffic.count 1 "), "{counted:?}");
+}
+
+#[test]
+fn traffic_is_told_though_there_is_always_more() {
+    let (_server, peer, tap, _client, inbox) = tapped(Script::new(), |config| config, &["traffic.count"]);
+    let (stop, stopped) = mpsc::channel::<()>();
+    let talking = thread::spawn(move || {
+        while stopped.recv_timeout(ms(10)) == Err(mpsc::RecvTimeoutError::Timeout) {
+            peer.send_text("more");
+        }
+    });
+    let seen = tap.seen.recv_timeout(QUICK);
+    stop.send(()).unwrap();
+    talking.join().unwrap();
+    assert!(seen.is_ok(), "{seen:?}");
+    drop(inbox);
+}
+
+#[test]
+fn a_wire_without_traffic_is_told_of_none() {
+    let set = |config: Config| config.heartbeat_interval(None);
+    let (_server, peer, tap, client, _inbox) = tapped(Script::new(), set, &["traffic.count"]);
+    peer.reset();
+    until(|| client.generation().number() == 2);
+    assert_eq!(tap.left(), [""; 0]);
+}
+
+#[test]
+fn reading_has_not_resumed_while_a_part_of_what_was_read_still_waits() {
+    let set = |config: Config| config.inbox_capacity(4);
+    let (_server, peer, tap, client, inbox) = tapped(Script::new(), set, &["traffic.blocked", "traffic.resumed"]);
+    peer.send_raw(Frame::text("x").to_bytes().repeat(100));
+    assert_eq!(tap.next().line, "traffic.blocked");
+    for _ in 0..3 {
+        assert_eq!(text(&inbox), "x");
+        until(|| client.metrics().inbox_depth == Some(4));
+    }
+    assert_eq!(tap.left(), [""; 0]);
+}
+
+#[test]
+fn reading_that_had_stopped_goes_on_at_the_end_of_its_wire() {
+    let set = |config: Config| config.inbox_capacity(4);
+    let (_server, peer, tap, client, _inbox) = tapped(Script::new(), set, &["traffic.blocked", "traffic.resumed"]);
+    peer.send_raw(Frame::text("x").to_bytes().repeat(100));
+    assert_eq!(tap.next().line, "traffic.blocked");
+    client.reconnect().unwrap();
+    assert_eq!(tap.next().line, "traffic.resumed");
+}
+
+#[test]
+fn a_ping_of_a_dialect_that_the_limit_holds_back_is_not_told_to_leave() {
+    let script = Script::new().on_text(|peer, _| peer.send_text("pong"));
+    let limit = RateLimit::bucket(1, 1, NEVER).reserved(0);
+    let set = |config: Config| config.dialect(Pinger).heartbeat_interval(ms(20)).rate_limit(limit);
+    let (_server, peer, tap, _client, _inbox) = tapped(script, set, &["heartbeat.ping"]);
+    // The first takes what there is.
+    tap.next();
+    let is_told = tap.seen.recv_timeout(ms(200)).is_ok();
+    assert_eq!((is_told, peer.captured().len()), (false, 1));
+}
+
+#[test]
+fn a_dial_that_is_given_up_while_it_resolves_is_told_to_have_resolved() {
+    let server = serve(Script::new());
+    let tap = Tap::of(&server, &["connection"]);
+    let (go_on, pause) = mpsc::channel::<()>();
+    let pause = Mutex::new(pause);
+    let hook = move |_: &mut _| {
+        let _ = pause.lock().unwrap().recv();
+        Ok(())
+    };
+    let (client, _inbox) = open(config(&server).on_dial(hook)).unwrap();
+    assert_eq!(tap.next().line, "connection.dial 1");
+    client.close().unwrap();
+    drop(go_on);
+    assert_eq!(told(&tap.until("connection.closed")), ["connection.dial_phase Resolve", "connection.closed"]);
+}
+
+#[test]
+fn a_login_takes_from_the_upgrade_on() {
+    let server = serve(venue());
+    let tap = Tap::of(&server, &["connection.upgrade", "connection.login"]);
+    let (_client, _inbox) = open(log_in(config(&server))).unwrap();
+    let seen = tap.until("connection.login");
+    assert!(seen[1].took.unwrap() <= seen[1].at - seen[0].at, "{seen:?}");
+}
+
+#[test]
+fn a_restore_takes_from_the_login_on() {
+    let server = serve(venue());
+    let tap = Tap::of(&server, &["connection.upgrade", "subscription_manager.restored"]);
+    let (client, _inbox) = connect(log_in(config(&server))).unwrap();
+    let _book = client.subscribe("book").unwrap();
+    server.script(Script::new().ignore());
+    server.kill_all();
+    let answer = |peer: &Peer, result: Value| {
+        let asked = peer.expect(Matcher::any(), WAIT).unwrap();
+        let request: Value = serde_json::from_str(asked.text().unwrap()).unwrap();
+        peer.send_text(&json!({ "id": request["id"], "result": result }).to_string());
+    };
+    until(|| client.generation().number() == 1 && !client.state().is_open());
+    let _old = server.accept(WAIT).unwrap();
+    let peer = server.accept(WAIT).unwrap();
+    // The venue takes its time over the login.
+    assert!(tap.seen.recv_timeout(WAIT).is_ok());
+    assert!(tap.until("connection.upgrade").len() == 1 && tap.seen.recv_timeout(ms(50)).is_err());
+    let logged_in = Instant::now();
+    answer(&peer, json!({}));
+    answer(&peer, json!(["book"]));
+    let restored = tap.until("subscription_manager.restored").pop().unwrap();
+    assert!(restored.took.unwrap() <= restored.at - logged_in, "{restored:?}");
+}
+
+#[test]
+fn what_an_inbox_has_no_room_for_is_told_all_the_same() {
+    let set = |config: Config| config.dialect(JsonRpc::new()).inbox_capacity(1).overflow(Overflow::DropNewest);
+    let (_server, peer, tap, client, _inbox) = tapped(venue(), set, &["subscription_manager.rejected"]);
+    peer.send_text("x");
+    until(|| client.metrics().inbox_depth == Some(1));
+    let _bad = client.start_subscribe("bad").unwrap();
+    assert_eq!(tap.next().name, "subscription_manager.rejected");
+}
+
+#[test]
+fn what_an_observer_of_a_stall_takes_is_not_the_stall_of_another_connection() {
+    let _gate = shared();
+    let server = serve(Script::new());
+    let mut driver = Driver::new().unwrap();
+    let slow = open_slow(&driver, &server);
+    let _quick = driver.open(config(&server)).unwrap();
+    let guard = telemetry::attach(Filter::name("reactor.stall").unwrap().connection(slow.id()), |_| spin(ms(60)));
+    // One turn serves both openings.
+    driver.turn(ms(10)).unwrap();
+    drop(guard);
+    assert_eq!(driver.metrics().longest_stall.map(|stall| stall.connection), Some(slow.id()));
+}
+
+#[test]
+fn the_end_of_a_driver_is_no_stall_however_long_ago_it_turned() {
+    let server = serve(Script::new());
+    let mut driver = Driver::new().unwrap();
+    let client = driver.open(config(&server)).unwrap();
+    while !client.state().is_open() {
+        driver.turn(ms(10)).unwrap();
+    }
+    let tap = Tap::of(&server, &["reactor.stall"]);
+    spin(ms(100));
+    drop(driver);
+    // A busy machine may bring about shorter ones.
+    assert_eq!(tap.seen.try_iter().filter(|seen| seen.took >= Some(ms(100))).count(), 0);
+}
+
+/// A connection whose first turn takes long.
+fn open_slow(driver: &Driver, server: &MockServer) -> Client {
+    let handler = Handler::new().state(|_, event| {
+        if matches!(event, Event::Dialing { .. }) {
+            spin(ms(30));
+        }
+    });
+    driver.open_with(config(server), handler).unwrap()
+}
+
+fn spin(time: Duration) {
+    let began = Instant::now();
+    while began.elapsed() < time {}
+}
+
+#[test]
+fn an_observer_that_another_has_detached_is_not_called_any_more() {
+    let _gate = shared();
+    let (_server, _peer, client, inbox) = session(Script::new());
+    let filter = || Filter::name("connection.closed").unwrap().connection(client.id());
+    let (held, calls) = (Arc::new(Mutex::new(None::<Guard>)), Arc::new(AtomicUsize::new(0)));
+    let holder = held.clone();
+    let _first = telemetry::attach(filter(), move |_| drop(holder.lock().unwrap().take()));
+    let counted = calls.clone();
+    *held.lock().unwrap() = Some(telemetry::attach(filter(), move |_| _ = counted.fetch_add(1, Ordering::SeqCst)));
+    client.close().unwrap();
+    until_closed(&inbox);
+    assert_eq!((held.lock().unwrap().is_none(), calls.load(Ordering::SeqCst)), (true, 0));
+}
+
+#[test]
+fn a_call_that_times_out_before_its_reactor_looks_is_told_to() {
+    let server = serve(Script::new().ignore());
+    let tap = Tap::of(&server, &["request_correlator"]);
+    let mut driver = Driver::new().unwrap();
+    let client = driver.open(config(&server).dialect(JsonRpc::new())).unwrap();
+    while !client.state().is_open() {
+        driver.turn(ms(10)).unwrap();
+    }
+    // Nobody turns the driver meanwhile.
+    let caller = thread::spawn(move || client.with_call_timeout(ms(10)).start_call("m", ()).unwrap().wait().unwrap_err());
+    assert!(matches!(caller.join().unwrap(), Error::Timeout { .. }));
+    let lines = tap.left();
+    assert!(lines.len() == 2 && lines[1].starts_with("request_correlator.timeout"), "{lines:?}");
+}
+
+#[test]
+fn a_call_that_cannot_be_waited_for_is_cancelled() {
+    let server = serve(Script::new().ignore());
+    let tap = Tap::of(&server, &["request_correlator"]);
+    let mut driver = Driver::new().unwrap();
+    let client = driver.open(config(&server).dialect(JsonRpc::new())).unwrap();
+    while !client.state().is_open() {
+        driver.turn(ms(10)).unwrap();
+    }
+    client.start_call("m", ()).unwrap().wait().unwrap_err();
+    let lines = tap.left();
+    assert!(lines.len() == 2 && lines[1].starts_with("request_correlator.cancel"), "{lines:?}");
+}
+
+#[test]
+fn traffic_over_tls_is_told_while_the_wire_is_open() {
+    let server = MockServer::builder().tls().start().unwrap();
+    let tap = Tap::of(&server, &["traffic.count"]);
+    let (peer, client, _inbox) = join(&server, config(&server));
+    peer.send_text("one");
+    assert_eq!((tap.next().line.as_str(), client.state()), ("traffic.count 1 5 0 0", State::Live));
 }

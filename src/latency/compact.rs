@@ -106,3 +106,17 @@ impl Samples {
 fn middle(cell: usize) -> Duration {
     Duration::from_micros(SCALE.lowest(cell) + SCALE.lowest(cell + 1)) / 2
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_that_is_full_stays_so() {
+        let mut samples = Samples::default();
+        samples.count(3);
+        samples.cells[0] |= COUNT_MAX;
+        samples.count(3);
+        assert_eq!(samples.cells, [3 << 24 | COUNT_MAX]);
+    }
+}

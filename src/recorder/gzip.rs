@@ -2,10 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+
+use super::names::{compressed, temporary};
 
 /// A compression that is under way.
 pub(super) struct Gzip {
@@ -13,20 +15,22 @@ pub(super) struct Gzip {
     input: File,
     output: GzEncoder<File>,
     slice: Vec<u8>,
+    /// Slices since the last that was brought to the disk.
+    unsynced: u32,
 }
 
 impl Gzip {
     pub(super) fn start(source: PathBuf) -> io::Result<Self> {
         let input = File::open(&source)?;
         let output = GzEncoder::new(File::create(temporary(&source))?, Compression::fast());
-        Ok(Self { source, input, output, slice: vec![0; SLICE] })
+        Ok(Self { source, input, output, slice: vec![0; SLICE], unsynced: 0 })
     }
 
     /// Compresses a slice. Returns itself if there is more; else the compressed file has taken the place of the other.
     pub(super) fn step(mut self) -> io::Result<Option<Self>> {
         let result = match self.input.read(&mut self.slice) {
             Ok(0) => return self.finish().map(|()| None),
-            Ok(count) => self.output.write_all(&self.slice[..count]),
+            Ok(count) => self.output.write_all(&self.slice[..count]).and_then(|()| self.sync()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             Err(error) => Err(error),
         };
@@ -37,6 +41,16 @@ impl Gzip {
                 Err(error)
             }
         }
+    }
+
+    /// Brings what was written to the disk from time to time, so that the last time is as short.
+    fn sync(&mut self) -> io::Result<()> {
+        self.unsynced += 1;
+        if self.unsynced < SLICES_SYNCED {
+            return Ok(());
+        }
+        self.unsynced = 0;
+        self.output.get_ref().sync_data()
     }
 
     fn finish(self) -> io::Result<()> {
@@ -51,26 +65,11 @@ impl Gzip {
     }
 }
 
-/// What the compressed file is called.
-pub(super) fn compressed(source: &Path) -> PathBuf {
-    with_suffix(source, ".gz")
-}
-
-/// What follows the name of the file while it is being compressed.
-pub(super) const TEMPORARY: &str = ".gz.tmp";
-
-fn temporary(source: &Path) -> PathBuf {
-    with_suffix(source, TEMPORARY)
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
 /// About 2 ms of work, after which the queue is looked at.
 const SLICE: usize = 256 << 10;
+
+/// 8 MiB of lines, a few when compressed.
+const SLICES_SYNCED: u32 = 32;
 
 #[cfg(test)]
 mod tests {

@@ -1,15 +1,14 @@
 //! The file that lines are appended to, one after the other.
 
 use std::collections::VecDeque;
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Recorder;
-use super::gzip;
-use super::writer::Clock;
+use super::names;
+use super::scribe::Clock;
 
 /// A file of whole lines, renamed and begun anew when it is large or old.
 pub(super) struct Journal {
@@ -20,11 +19,14 @@ pub(super) struct Journal {
     open: Option<Open>,
     /// Files that are to be compressed.
     pub(super) rotated: VecDeque<PathBuf>,
+    /// The stamp of the last of them: they sort as they were written though the clock is set back.
+    stamp: SystemTime,
     has_tidied: bool,
 }
 
 struct Open {
     file: File,
+    identity: Option<(u64, u64)>,
     size: u64,
     begun: Instant,
     clock: Clock,
@@ -33,11 +35,22 @@ struct Open {
 impl Journal {
     pub(super) fn new(path: PathBuf, recorder: &Recorder) -> Self {
         let Recorder { rotate_at, rotate_after, gzip, .. } = *recorder;
-        Self { path, rotate_at, rotate_after, gzip, open: None, rotated: VecDeque::new(), has_tidied: false }
+        Self {
+            path,
+            rotate_at,
+            rotate_after,
+            gzip,
+            open: None,
+            rotated: VecDeque::new(),
+            stamp: SystemTime::UNIX_EPOCH,
+            has_tidied: false,
+        }
     }
 
-    /// Opens the file unless it is, after whatever it holds. Returns the clock that its times are read from.
+    /// Opens the file unless it is, after whatever it holds; also if another program has removed or replaced it. Returns the clock that
+    /// its times are read from.
     pub(super) fn open(&mut self, now: Instant) -> io::Result<Clock> {
+        self.leave_displaced();
         self.opened(now).map(|open| open.clock)
     }
 
@@ -46,9 +59,8 @@ impl Journal {
         let mut written = 0;
         let result = self.write_counted(lines, &mut written, now);
         if result.is_err() {
-            // What is there of the next line is ended when the file is opened again.
             self.open = None;
-            written = memchr::memrchr(b'\n', &lines[..written]).map_or(0, |end| end + 1);
+            written = whole(lines, written);
         }
         lines.drain(..written);
         result
@@ -94,8 +106,17 @@ impl Journal {
         Ok(self.open.as_mut().expect("it was opened above"))
     }
 
+    /// Closes a file that the path does not lead to any longer: what is written to it, nobody finds.
+    fn leave_displaced(&mut self) {
+        self.open.take_if(|open| open.is_displaced(&self.path));
+    }
+
     /// Renames the file, so that the next line begins a new one. Where that fails the file grows on, until it is too large or old again.
     fn rotate(&mut self, now: Instant) {
+        self.leave_displaced();
+        if self.open.is_none() {
+            return;
+        }
         let target = self.rotated_path(SystemTime::now());
         match fs::rename(&self.path, &target) {
             Ok(()) => {
@@ -114,46 +135,23 @@ impl Journal {
         }
     }
 
-    /// A name that no file has.
-    fn rotated_path(&self, mut at: SystemTime) -> PathBuf {
-        let (stem, extension) = self.name_parts();
+    /// A name that no file has, after those of the files before.
+    fn rotated_path(&mut self, now: SystemTime) -> PathBuf {
+        self.stamp = now.max(self.stamp + MICROSECOND);
         loop {
-            let mut name = stem.clone();
-            name.push(stamp(at));
-            name.push(&extension);
-            let path = self.path.with_file_name(name);
-            if !path.exists() && !gzip::compressed(&path).exists() {
+            let path = names::rotated(&self.path, self.stamp);
+            if !path.exists() && !names::compressed(&path).exists() {
                 return path;
             }
-            at += Duration::from_micros(1);
+            self.stamp += MICROSECOND;
         }
-    }
-
-    /// What stands before and after the stamp in the name of a rotated file.
-    fn name_parts(&self) -> (OsString, OsString) {
-        let mut stem = self.path.file_stem().unwrap_or_default().to_owned();
-        stem.push(".");
-        let extension = self.path.extension().map_or_else(OsString::new, |extension| {
-            let mut dotted = OsString::from(".");
-            dotted.push(extension);
-            dotted
-        });
-        (stem, extension)
     }
 
     /// Removes what a compression left behind that the end of a program interrupted; what it was made of is still there.
     fn remove_leftovers(&self) {
-        let (stem, extension) = self.name_parts();
-        let mut suffix = extension;
-        suffix.push(gzip::TEMPORARY);
-        let is_leftover = |name: &str| {
-            let inner =
-                name.strip_prefix(&*stem.to_string_lossy()).and_then(|name| name.strip_suffix(&*suffix.to_string_lossy()));
-            inner.is_some_and(is_stamp)
-        };
         let directory = self.path.parent().unwrap_or(Path::new("."));
         for file in fs::read_dir(directory).into_iter().flatten().flatten() {
-            if file.file_name().to_str().is_some_and(is_leftover)
+            if names::is_temporary(&self.path, &file.file_name())
                 && let Err(error) = fs::remove_file(file.path())
             {
                 log::warn!("{} is of no use and cannot be removed: {error}", file.path().display());
@@ -177,7 +175,16 @@ impl Open {
             }
         }
         let age = metadata.created().ok().and_then(|made| SystemTime::now().duration_since(made).ok()).unwrap_or_default();
-        Ok(Self { file, size, begun: now.checked_sub(age).unwrap_or(now), clock: Clock::new(now) })
+        let identity = identity(&metadata);
+        Ok(Self { file, identity, size, begun: now.checked_sub(age).unwrap_or(now), clock: Clock::new() })
+    }
+
+    /// Whether the path leads to nothing or to another file.
+    fn is_displaced(&self, path: &Path) -> bool {
+        match fs::metadata(path) {
+            Ok(metadata) => identity(&metadata) != self.identity,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 }
 
@@ -189,19 +196,33 @@ fn fitting(lines: &[u8], room: Option<u64>) -> usize {
     }
 }
 
+/// How many bytes the lines have of which so much is in the file that they are whole when it is opened again, which ends the last.
+fn whole(lines: &[u8], written: usize) -> usize {
+    match lines.get(written) {
+        Some(b'\n') => written + 1,
+        _ => memchr::memrchr(b'\n', &lines[..written]).map_or(0, |end| end + 1),
+    }
+}
+
 /// The length of the first line.
 fn line(lines: &[u8]) -> usize {
     memchr::memchr(b'\n', lines).map_or(lines.len(), |end| end + 1)
 }
 
-/// `20261121T145135.000250Z`.
-fn stamp(at: SystemTime) -> String {
-    humantime::format_rfc3339_micros(at).to_string().replace(['-', ':'], "")
+/// What tells a file from others, where the system says.
+#[cfg(unix)]
+fn identity(metadata: &Metadata) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    Some((metadata.dev(), metadata.ino()))
 }
 
-fn is_stamp(text: &str) -> bool {
-    text.len() == "20261121T145135.000250Z".len() && text.bytes().all(|byte| byte.is_ascii_digit() || b"TZ.".contains(&byte))
+#[cfg(not(unix))]
+fn identity(_: &Metadata) -> Option<(u64, u64)> {
+    None
 }
+
+/// What names of rotated files differ by at least.
+const MICROSECOND: Duration = Duration::from_micros(1);
 
 #[cfg(test)]
 mod tests {
@@ -260,24 +281,75 @@ mod tests {
     }
 
     #[test]
-    fn names_of_rotated_files_sort_by_time_and_are_never_taken() {
-        let (directory, journal) = journal(|recorder| recorder);
+    fn names_of_rotated_files_are_never_taken() {
+        let (directory, mut journal) = journal(|recorder| recorder);
         let at = SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_000_001);
         let path = |name: &str| directory.path().join(name);
-        assert_eq!(journal.rotated_path(at), path("feed.20231114T221320.000001Z.jsonl"));
         fs::write(path("feed.20231114T221320.000001Z.jsonl"), "").unwrap();
         fs::write(path("feed.20231114T221320.000002Z.jsonl.gz"), "").unwrap();
         assert_eq!(journal.rotated_path(at), path("feed.20231114T221320.000003Z.jsonl"));
     }
 
     #[test]
+    fn names_of_rotated_files_sort_as_written_though_the_clock_is_set_back() {
+        let (directory, mut journal) = journal(|recorder| recorder);
+        let at = SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_000_001);
+        let path = |name: &str| directory.path().join(name);
+        assert_eq!(journal.rotated_path(at), path("feed.20231114T221320.000001Z.jsonl"));
+        assert_eq!(journal.rotated_path(SystemTime::UNIX_EPOCH), path("feed.20231114T221320.000002Z.jsonl"));
+        assert_eq!(journal.rotated_path(at + 9 * MICROSECOND), path("feed.20231114T221320.000010Z.jsonl"));
+    }
+
+    #[test]
     fn a_file_that_cannot_be_renamed_grows_on() {
+        let (directory, mut journal) = journal(|recorder| recorder.rotate_at(4));
+        // There is no room in it for a stamp.
+        journal.path.set_file_name("f".repeat(250));
+        journal.write(&mut b"one\ntwo\n".to_vec(), Instant::now()).unwrap();
+        assert_eq!(contents(&directory), ["one\ntwo\n"]);
+        assert_eq!(journal.open.unwrap().size, 4);
+    }
+
+    #[test]
+    fn a_file_that_was_removed_is_made_again() {
+        let (directory, mut journal) = journal(|recorder| recorder);
+        journal.write(&mut b"one\n".to_vec(), Instant::now()).unwrap();
+        fs::remove_file(&journal.path).unwrap();
+        journal.open(Instant::now()).unwrap();
+        journal.write(&mut b"two\n".to_vec(), Instant::now()).unwrap();
+        assert_eq!(contents(&directory), ["two\n"]);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_file_in_the_place_of_another_is_continued() {
+        let (directory, mut journal) = journal(|recorder| recorder);
+        journal.write(&mut b"one\n".to_vec(), Instant::now()).unwrap();
+        fs::rename(&journal.path, directory.path().join("a")).unwrap();
+        fs::write(&journal.path, "theirs").unwrap();
+        journal.open(Instant::now()).unwrap();
+        journal.write(&mut b"two\n".to_vec(), Instant::now()).unwrap();
+        assert_eq!(contents(&directory), ["one\n", "theirs\ntwo\n"]);
+    }
+
+    #[test]
+    fn a_file_that_was_removed_is_made_again_instead_of_rotated() {
         let (directory, mut journal) = journal(|recorder| recorder.rotate_at(4));
         journal.write(&mut b"one\n".to_vec(), Instant::now()).unwrap();
         fs::remove_file(&journal.path).unwrap();
         journal.write(&mut b"two\n".to_vec(), Instant::now()).unwrap();
-        assert_eq!(contents(&directory), [""; 0], "it goes to the file that is open");
-        assert_eq!(journal.open.unwrap().size, 4);
+        assert_eq!(contents(&directory), ["two\n"]);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_file_of_somebody_else_is_not_rotated() {
+        let (directory, mut journal) = journal(|recorder| recorder.rotate_at(8));
+        journal.write(&mut b"one\ntwo\n".to_vec(), Instant::now()).unwrap();
+        fs::rename(&journal.path, directory.path().join("a")).unwrap();
+        fs::write(&journal.path, "our\n").unwrap();
+        journal.write(&mut b"six\n".to_vec(), Instant::now()).unwrap();
+        assert_eq!(contents(&directory), ["one\ntwo\n", "our\nsix\n"]);
     }
 
     #[test]
@@ -290,6 +362,13 @@ mod tests {
         fs::remove_dir(&journal.path).unwrap();
         journal.write(&mut lines, Instant::now()).unwrap();
         assert_eq!(contents(&directory), ["one\n"]);
+    }
+
+    #[test]
+    fn a_line_that_lacks_its_end_only_is_not_written_again() {
+        let lines = b"one\ntwo\n";
+        let wholes: Vec<_> = (0..=lines.len()).map(|written| whole(lines, written)).collect();
+        assert_eq!(wholes, [0, 0, 0, 4, 4, 4, 4, 8, 8]);
     }
 
     #[test]

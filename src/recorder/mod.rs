@@ -1,12 +1,14 @@
 //! Recordings of what a connection said and heard, for later study and for replay.
 //!
-//! Those who record (`tap`) leave frames as they are in a `queue`; a thread per file (`writer`) turns them into lines (`entry`) and
-//! appends them (`journal`), and compresses what was rotated (`gzip`).
+//! Those who record (`tap`) leave frames as they are in a `queue`; a thread per file (`writer`) turns them into lines (`scribe`, `entry`)
+//! and appends them (`journal`), and compresses what was rotated (`gzip`).
 
 mod entry;
 mod gzip;
 mod journal;
+pub(crate) mod names;
 mod queue;
+mod scribe;
 mod state;
 mod tap;
 #[cfg(test)]
@@ -33,7 +35,10 @@ use crate::event::ConnectionId;
 /// Connections whose recorders name the same absolute path share a file and the thread that writes it; the settings of the first stand.
 /// One process at a time may record to a path. A program that is killed loses the last [flush interval](Self::flush_interval); a line that
 /// was cut off so is ended before the next is appended. [`Client::close`](crate::Client::close) returns when the recording is complete and in
-/// the file; dropping the last client, be it by a panic, when what was recorded so far is.
+/// the file; dropping the last client, be it by a panic, when what was recorded so far is. Both wait 2 s at most for the file; that they
+/// waited in vain is logged.
+///
+/// A file that another program removes or renames is begun anew, one that is put in its place is continued.
 ///
 /// The time of day is read when a file is opened or begun; entries count on from there by a clock that is never set. The thread may use
 /// the cores that the one which opened the first connection may use: open it before pinning a thread, or from another.
@@ -114,7 +119,8 @@ impl Recorder {
     }
 
     /// How many bytes may wait for the disk, 64 KiB at least; each entry counts as its payload and some 60 bytes. Default 16 MiB: some seconds
-    /// of a busy feed. What comes beyond it is dropped, and a [`Content::Missing`] tells how many entries are missing where.
+    /// of a busy feed. What comes beyond it is dropped, and a [`Content::Missing`] tells how many entries are missing where. A message that
+    /// is larger than this is never recorded.
     pub fn queue_max(mut self, bytes: usize) -> Self {
         self.queue_max = bytes;
         self
@@ -123,7 +129,7 @@ impl Recorder {
     /// Begins a new file before a line that would make the present one larger than this many bytes. Default never.
     ///
     /// The file before is renamed: `feed.jsonl` becomes `feed.20261121T145135.000250Z.jsonl`, by the time of day in UTC, so that the names
-    /// sort as the files were written.
+    /// sort as the files were written, though the clock is set back meanwhile.
     pub fn rotate_at(mut self, bytes: u64) -> Self {
         self.rotate_at = Some(bytes);
         self
@@ -143,11 +149,11 @@ impl Recorder {
         self
     }
 
-    /// Changes the content of each frame before it is written, to keep a secret. Default none; what is known to be secret, such as logins,
-    /// is left out without it.
+    /// Changes the content of each frame and of each change of state before it is written, to keep a secret. Default none; what is known to
+    /// be secret, such as logins, is left out without it.
     ///
-    /// It runs on the writer's thread. An entry whose content it changes is [marked](Entry::masked). If it panics, the entry is written
-    /// without its content.
+    /// It runs on the writer's thread. An entry whose content it changes is [marked](Entry::masked). If it panics, it is not called again:
+    /// this entry and those that follow are written without their content.
     pub fn mask(mut self, mask: impl Fn(&mut Entry) + Send + Sync + 'static) -> Self {
         self.mask = Some(Arc::new(mask));
         self

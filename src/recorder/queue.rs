@@ -58,28 +58,35 @@ impl Queue {
 
     /// Keeps an entry, or counts it as dropped if there is no room. Returns whether the queue has become half full by it.
     pub(super) fn push(&mut self, head: Head, payload: &[u8]) -> bool {
-        let cost = cost(payload.len());
-        if !self.has_room(cost) {
-            self.drop_one(head.at);
+        if self.refuses(&head, payload.len()) {
             return false;
         }
         self.close_gap();
         self.chunk_for(payload.len()).push(head, payload);
-        self.count(cost)
+        self.count(cost(payload.len()))
     }
 
-    /// Keeps a chunk that was filled outside; else as [`push`](Self::push).
-    pub(super) fn push_chunk(&mut self, chunk: Chunk) -> bool {
+    /// Whether there is no room for an entry, which counts as dropped then.
+    pub(super) fn refuses(&mut self, head: &Head, payload: usize) -> bool {
+        let is_refused = !self.has_room(cost(payload));
+        if is_refused {
+            self.drop_one(head.at);
+        }
+        is_refused
+    }
+
+    /// Keeps a chunk that was filled outside, as [`push`](Self::push), or gives it back, to be freed outside.
+    pub(super) fn push_chunk(&mut self, chunk: Chunk) -> Result<bool, Chunk> {
         let cost = chunk.cost();
         if !self.has_room(cost) {
             for head in &chunk.heads {
                 self.drop_one(head.at);
             }
-            return false;
+            return Err(chunk);
         }
         self.close_gap();
         self.chunks.push(chunk);
-        self.count(cost)
+        Ok(self.count(cost))
     }
 
     /// Moves all chunks to the writer, which gives its empty list for them; they count as waiting until each is given back.
@@ -89,20 +96,24 @@ impl Queue {
         mem::swap(&mut self.chunks, chunks);
     }
 
-    /// Takes a chunk back that was written.
-    pub(super) fn give_back(&mut self, mut chunk: Chunk) {
+    /// Takes a chunk back that was written. Returns one of which there is no use, to be freed outside.
+    #[must_use]
+    pub(super) fn give_back(&mut self, mut chunk: Chunk) -> Option<Chunk> {
         self.bytes -= chunk.cost();
-        if chunk.is_regular() && self.spare.len() < SPARE_MAX {
-            chunk.heads.clear();
-            chunk.payloads.clear();
-            self.spare.push(chunk);
+        if !chunk.is_regular() || self.spare.len() >= SPARE_MAX {
+            return Some(chunk);
         }
+        chunk.heads.clear();
+        chunk.payloads.clear();
+        self.spare.push(chunk);
+        None
     }
 
-    /// Takes a chunk back that cannot be written.
-    pub(super) fn give_up(&mut self, chunk: Chunk) {
+    /// Takes a chunk back that cannot be written; else as [`give_back`](Self::give_back).
+    #[must_use]
+    pub(super) fn give_up(&mut self, chunk: Chunk) -> Option<Chunk> {
         self.dropped += chunk.heads.iter().filter(|head| !matches!(head.what, What::Missing(_))).count() as u64;
-        self.give_back(chunk);
+        self.give_back(chunk)
     }
 
     pub(super) fn is_half_full(&self) -> bool {
@@ -253,7 +264,7 @@ mod tests {
         let mut queue = Queue::new(1 << 20);
         let large = vec![7; Chunk::PAYLOADS + 1];
         queue.push(head(1), b"one");
-        queue.push_chunk(Chunk::of_one(head(1), &large));
+        assert!(queue.push_chunk(Chunk::of_one(head(1), &large)).is_ok());
         queue.push(head(1), b"");
         queue.push(head(1), b"three");
         let text = What::Frame(FrameKind::Text);
@@ -273,9 +284,18 @@ mod tests {
         assert_eq!(told(&taken), [(text, b"1".to_vec()), (text, b"2".to_vec()), (What::Missing(2), vec![])]);
         queue.push(head(1), b"5");
         assert_eq!(queue.dropped(), 3, "what was taken and is not written counts");
-        queue.give_back(taken.pop().unwrap());
+        assert!(queue.give_back(taken.pop().unwrap()).is_none());
         queue.push(head(1), b"6");
         assert_eq!(told(&take(&mut queue)), [(What::Missing(1), vec![]), (text, b"6".to_vec())]);
+    }
+
+    #[test]
+    fn a_large_entry_without_room_is_refused_before_it_is_copied_and_after() {
+        let mut queue = Queue::new(cost(1));
+        assert!(!queue.refuses(&head(1), 1));
+        assert!(queue.refuses(&head(1), 2));
+        assert_eq!(queue.push_chunk(Chunk::of_one(head(1), b"xx")).err().map(|chunk| chunk.len()), Some(1));
+        assert_eq!(told(&take(&mut queue)), [(What::Missing(2), vec![])]);
     }
 
     #[test]
@@ -290,7 +310,7 @@ mod tests {
         queue.push(head(1), b"x");
         let first = take(&mut queue).pop().unwrap();
         let address = first.payloads.as_ptr();
-        queue.give_back(first);
+        assert!(queue.give_back(first).is_none());
         queue.push(head(1), b"x");
         assert_eq!(take(&mut queue)[0].payloads.as_ptr(), address);
         assert!(!queue.is_empty(), "it is not given back");
@@ -303,9 +323,8 @@ mod tests {
         for _ in 0..2 * SPARE_MAX {
             queue.push(head(1), &payload);
         }
-        for chunk in take(&mut queue) {
-            queue.give_back(chunk);
-        }
+        let freed = take(&mut queue).into_iter().filter_map(|chunk| queue.give_back(chunk)).count();
+        assert_eq!(freed, SPARE_MAX);
         assert_eq!(queue.spare.len(), SPARE_MAX);
         assert!(queue.is_empty());
     }

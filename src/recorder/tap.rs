@@ -1,6 +1,8 @@
 //! Where entries are handed over, on the threads of connections and senders.
 
 use std::fmt;
+use std::iter;
+use std::mem;
 use std::path::{self, PathBuf};
 use std::sync::{Arc, Weak};
 use std::thread::{self, ThreadId};
@@ -186,28 +188,29 @@ impl Shared {
         let is_running = {
             let mut state = self.state.lock();
             state.doors += 1;
-            std::mem::replace(&mut state.is_running, true)
+            // None, after a writer that ended in a panic.
+            state.queue.bytes_max = self.recorder.queue_max;
+            mem::replace(&mut state.is_running, true)
         };
         if !is_running {
             let writer = Writer::new(self.clone());
             if let Err(error) = thread::Builder::new().name("zen-websocket recorder".to_owned()).spawn(|| writer.run()) {
+                self.note_end(&error.to_string(), iter::empty());
                 log::error!("no thread could be started to record to {}: {error}", self.path.display());
-                let mut state = self.state.lock();
-                state.is_running = false;
-                state.queue.bytes_max = 0;
-                state.failure = Some(error.to_string().into());
-            } else {
-                self.state.lock().queue.bytes_max = self.recorder.queue_max;
             }
         }
         Door(self)
     }
 
     fn push(&self, head: Head, payload: &[u8]) {
-        // What takes long to copy is copied without the lock.
+        // What takes long to copy is copied without the lock, and freed so.
         let is_half_full = if payload.len() > Chunk::PAYLOADS {
+            if self.state.lock().queue.refuses(&head, payload.len()) {
+                return;
+            }
             let chunk = Chunk::of_one(head, payload);
-            self.state.lock().queue.push_chunk(chunk)
+            let pushed = self.state.lock().queue.push_chunk(chunk);
+            pushed.unwrap_or(false)
         } else {
             self.state.lock().queue.push(head, payload)
         };
@@ -267,10 +270,13 @@ impl Shared {
 
     /// A chunk is written, as so many bytes.
     pub(super) fn note_written(&self, chunk: Chunk, bytes: usize) {
-        let mut state = self.state.lock();
-        state.written += chunk.len() as u64;
-        state.bytes += bytes as u64;
-        state.queue.give_back(chunk);
+        let freed = {
+            let mut state = self.state.lock();
+            state.written += chunk.len() as u64;
+            state.bytes += bytes as u64;
+            state.queue.give_back(chunk)
+        };
+        drop(freed);
     }
 
     /// Everything that was taken is written. Returns whether what came meanwhile should be, too, at once.
@@ -310,22 +316,46 @@ impl Shared {
 
     /// Counts what was taken, and what waits, as dropped.
     pub(super) fn give_up(&self, chunks: impl Iterator<Item = Chunk>) {
-        let mut state = self.state.lock();
-        let before = state.queue.dropped();
-        chunks.for_each(|chunk| state.queue.give_up(chunk));
-        let mut waiting = Vec::new();
-        state.queue.take(&mut waiting);
-        waiting.into_iter().for_each(|chunk| state.queue.give_up(chunk));
-        let dropped = state.queue.dropped() - before;
-        drop(state);
+        let (dropped, freed) = self.state.lock().give_up(chunks);
+        drop(freed);
         if dropped > 0 {
             log::error!("{dropped} entries could not be recorded to {}", self.path.display());
         }
+    }
+
+    /// There is no writer, or none any longer: nothing is recorded until the next tap starts another. What was taken, and what waits,
+    /// counts as dropped.
+    ///
+    /// Nothing is logged, since a panic may have come from the logger.
+    pub(super) fn note_end(&self, failure: &str, chunks: impl Iterator<Item = Chunk>) {
+        let freed = {
+            let mut state = self.state.lock();
+            state.is_running = false;
+            state.queue.bytes_max = 0;
+            state.failure = Some(failure.into());
+            state.flushes_failed = state.flushes_asked;
+            self.flushed.notify_all();
+            state.give_up(chunks).1
+        };
+        drop(freed);
+    }
+}
+
+impl State {
+    /// Counts what was taken, and what waits, as dropped. Returns how many entries that are, and what is to be freed without the lock.
+    fn give_up(&mut self, chunks: impl Iterator<Item = Chunk>) -> (u64, Vec<Chunk>) {
+        let before = self.queue.dropped();
+        let mut waiting = Vec::new();
+        self.queue.take(&mut waiting);
+        let freed = chunks.chain(waiting).filter_map(|chunk| self.queue.give_up(chunk)).collect();
+        (self.queue.dropped() - before, freed)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
 
     #[test]
@@ -339,5 +369,42 @@ mod tests {
         }
         let tap = Tap { door: Arc::new(shared.enter()), connection: 1 };
         assert!(tap.flush(Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn a_writer_that_panics_lets_go_of_everything_until_the_next_tap_starts_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("feed.jsonl");
+        let shared = Arc::new(Shared::new(Recorder::new(&path), path));
+        {
+            let mut state = shared.state.lock();
+            (state.is_running, state.doors) = (true, 1);
+        }
+        let tap = Tap { door: Arc::new(Door(shared.clone())), connection: 1 };
+        let tick = || tap.frame(Instant::now(), Generation::default(), Direction::In, FrameKind::Text, b"tick", false);
+        tick();
+        let (sender, flushed) = mpsc::channel();
+        let waiting = tap.clone();
+        thread::spawn(move || sender.send(waiting.flush(Duration::MAX)));
+        while shared.state.lock().flushes_asked == 0 {
+            thread::yield_now();
+        }
+        let writer = Writer::new(shared.clone());
+        let dying = thread::spawn(move || {
+            let _writer = writer;
+            panic!("as a logger does whose pipe is broken");
+        });
+        dying.join().unwrap_err();
+        assert_eq!(flushed.recv_timeout(Duration::from_secs(30)), Ok(false));
+        assert!(!tap.flush(Duration::MAX), "it does not wait for nobody");
+        tick();
+        let failure = Some("the thread that writes it panicked".into());
+        assert_eq!(tap.status(), RecorderStatus { dropped: 2, failure, ..RecorderStatus::default() });
+
+        let _door = shared.enter();
+        tick();
+        assert!(tap.flush(Duration::from_secs(30)));
+        let RecorderStatus { written, dropped, failure, .. } = tap.status();
+        assert_eq!((written, dropped, failure), (2, 2, None), "one tells of the other that is missing");
     }
 }

@@ -302,20 +302,56 @@ fn a_mask_changes_what_is_written() {
 }
 
 #[test]
-fn a_mask_that_panics_hides_the_whole_content() {
+fn a_mask_sees_changes_of_state() {
     let (_directory, path) = feed();
     let mask = |entry: &mut Entry| {
+        if let Content::State(text) = &mut entry.content {
+            *text = text.replace("4711", "…");
+        }
+    };
+    let tap = Tap::new(&recorder(&path).mask(mask), 1);
+    tap.event(Instant::now(), Generation::default(), &Event::Rejected { channel: "book".into(), reason: "key 4711".into() });
+    tap.event(Instant::now(), Generation::default(), &Event::Open);
+    assert!(tap.flush(PATIENCE));
+    let masked: Vec<_> = read(&path).into_iter().map(|entry| (entry.content, entry.masked)).collect();
+    let rejected = r#"{"channel":"book","event":"rejected","reason":"key …"}"#;
+    let expected = [(rejected, true), (r#"{"event":"open"}"#, false)];
+    assert_eq!(masked, expected.map(|(text, masked)| (Content::State(text.into()), masked)));
+}
+
+#[test]
+fn a_mask_that_panics_hides_all_content_from_there_and_is_not_called_again() {
+    let (_directory, path) = feed();
+    let (sender, seen) = mpsc::channel();
+    let mask = move |entry: &mut Entry| {
+        sender.send(entry.content.clone()).unwrap();
         if let Content::Text(text) = &mut entry.content {
             text.truncate(3);
             assert_eq!(text, "tic");
         }
     };
     let tap = Tap::new(&recorder(&path).mask(mask), 1);
-    tick(&tap, "key");
-    tick(&tap, "tic");
+    ["tic", "key 4711", "tic"].iter().for_each(|text| tick(&tap, text));
     assert!(tap.flush(PATIENCE));
     let masked: Vec<_> = read(&path).into_iter().map(|entry| (entry.content, entry.masked)).collect();
-    assert_eq!(masked, [(Content::Text(String::new()), true), (Content::Text("tic".into()), false)]);
+    assert_eq!(masked, [("tic", false), ("", true), ("", true)].map(|(text, masked)| (Content::Text(text.into()), masked)));
+    assert_eq!(seen.try_iter().collect::<Vec<_>>(), ["tic", "key 4711"].map(|text| Content::Text(text.into())));
+}
+
+#[test]
+fn a_file_that_was_removed_or_renamed_is_begun_anew() {
+    let (directory, path) = feed();
+    let tap = Tap::new(&recorder(&path), 1);
+    tick(&tap, "one");
+    assert!(tap.flush(PATIENCE));
+    fs::rename(&path, directory.path().join("feed.jsonl.1")).unwrap();
+    tick(&tap, "two");
+    assert!(tap.flush(PATIENCE));
+    assert_eq!(texts(&path), ["two"]);
+    fs::remove_file(&path).unwrap();
+    tick(&tap, "three");
+    assert!(tap.flush(PATIENCE));
+    assert_eq!(texts(&path), ["three"]);
 }
 
 #[test]

@@ -36,8 +36,8 @@ impl Speed {
 /// How long after the first entry each was recorded, told from the entries alone.
 ///
 /// The clock that is never set decides. Where there is none, and where it begins anew because another start of the program appended, the
-/// time of day does. Time does not run backwards: entries that passed each other on their way into the file are due together. A pause
-/// longer than [`PAUSE_MAX`] counts as that: the recorder was off, or its clock was set.
+/// time of day does. Time does not run backwards: an entry that was recorded late, behind others, is due with them. A pause longer than
+/// [`PAUSE_MAX`] counts as that: the recorder was off, or its clock was set.
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
     position: Duration,
@@ -49,18 +49,25 @@ pub(crate) struct Clock {
 impl Clock {
     /// Whether this entry is the first after another start of the program.
     pub(crate) fn begins_anew(&self, entry: &Entry) -> bool {
-        matches!((self.mono, entry.mono), (Some(latest), Some(mono)) if mono.saturating_add(PASSING) < latest)
+        let (Some(latest), Some(mono), Some(at)) = (self.mono, entry.mono, self.at) else { return false };
+        // What was recorded late is as late by the time of day.
+        let late = at.duration_since(entry.at).unwrap_or_default();
+        mono.saturating_add(late).saturating_add(PASSING) < latest
     }
 
     /// Takes the next entry and returns when it is due.
     pub(crate) fn advance(&mut self, entry: &Entry) -> Duration {
         let begins_anew = self.begins_anew(entry);
+        if !begins_anew && entry.mono.is_some() && entry.mono < self.mono {
+            // It is late, and sets no clock back.
+            return self.position;
+        }
         let pause = match (self.mono, entry.mono) {
             (Some(latest), Some(mono)) if !begins_anew => mono.saturating_sub(latest),
             _ => self.at.and_then(|latest| entry.at.duration_since(latest).ok()).unwrap_or_default(),
         };
         self.position = self.position.saturating_add(pause.min(PAUSE_MAX));
-        self.mono = if begins_anew { entry.mono } else { self.mono.max(entry.mono) };
+        self.mono = entry.mono.or(self.mono);
         // A time of day that falls by more was set back, and goes on from there.
         let was_set_back = self.at.is_some_and(|latest| entry.at.checked_add(PASSING).is_some_and(|at| at < latest));
         self.at = if was_set_back { Some(entry.at) } else { self.at.max(Some(entry.at)) };
@@ -98,6 +105,15 @@ mod tests {
     fn entries_that_passed_each_other_are_due_together_and_add_no_time() {
         assert_eq!(positions(&[(Some(0), 0), (Some(30), 0), (Some(20), 0), (Some(30), 0), (Some(40), 0)]), [0, 30, 30, 30, 40]);
         assert_eq!(positions(&[(None, 0), (None, 30), (None, 20), (None, 40)]), [0, 30, 30, 40]);
+    }
+
+    #[test]
+    fn what_is_recorded_late_is_due_with_what_came_before_it_and_sets_no_clock_back() {
+        let late = [(0, 1_000), (5_000, 6_000), (10, 1_010), (5_001, 6_001), (12, 1_012), (6_000, 7_000)];
+        let late = late.map(|(mono, at)| (Some(mono), at));
+        assert_eq!(positions(&late), [0, 5_000, 5_000, 5_001, 5_001, 6_000]);
+        // Another start is told from the latest time of day.
+        assert_eq!(positions(&[&late[..], &[(Some(0), 7_500)]].concat()).last(), Some(&6_500));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use flate2::bufread::MultiGzDecoder;
 
 use crate::error::{Error, Result};
 use crate::recorder::Entry;
+use crate::recorder::names::compressed;
 use crate::recording::{Filter, failed};
 
 /// The entries of a recording, in the order they were written; made by [`Recording::entries`](crate::Recording::entries).
@@ -19,8 +20,8 @@ use crate::recording::{Filter, failed};
 /// What is no entry is skipped and counted: lines that are blank, torn or malformed, those that are not UTF-8 and those longer than
 /// 64 MiB.
 ///
-/// A file that cannot be read on, or a gzip stream that is truncated or damaged, makes the last item: an [`Error::Config`] that names the
-/// path.
+/// A file that cannot be read on, or a gzip stream that is truncated or damaged, makes an item: an [`Error::Config`] that names the path.
+/// The next item is of the next file.
 pub struct Entries {
     parts: Arc<[PathBuf]>,
     /// How many of them have been begun.
@@ -56,12 +57,10 @@ impl Entries {
         }
     }
 
-    /// Ends the iteration.
+    /// Ends the file that is read.
     fn fail(&mut self, error: &io::Error) -> Error {
-        let error = failed(&self.parts[self.begun - 1], error);
         self.reader = None;
-        self.begun = self.parts.len();
-        error
+        failed(&self.parts[self.begun - 1], error)
     }
 }
 
@@ -137,13 +136,6 @@ pub(super) fn open(path: &Path) -> io::Result<Box<dyn BufRead + Send>> {
     let mut file = BufReader::with_capacity(BUFFER, file);
     let is_gzip = file.fill_buf()?.starts_with(&GZIP);
     if is_gzip { Ok(Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(file)))) } else { Ok(Box::new(file)) }
-}
-
-/// What a recorder calls the file when it has compressed it.
-fn compressed(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".gz");
-    name.into()
 }
 
 /// What every gzip stream begins with (RFC 1952 §2.3.1).

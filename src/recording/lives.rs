@@ -94,6 +94,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_recorded_late_is_of_the_same_connection() {
+        let mut lives = Lives::default();
+        let read = |mono| Entry { at: UNIX_EPOCH + Duration::from_millis(mono), ..entry(1, 1, mono) };
+        let indices = [0, 90_000, 10, 90_001, 20].map(|mono| lives.place(&read(mono)).unwrap().life.index);
+        assert_eq!(indices, [0; 5]);
+    }
+
+    #[test]
     fn the_same_number_after_an_end_is_another_connection() {
         let mut lives = Lives::default();
         lives.place(&entry(1, 2, 0));

@@ -7,7 +7,6 @@ mod lives;
 mod replay;
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -24,12 +23,14 @@ pub(crate) use self::event::to_change;
 pub(crate) use self::lives::Lives;
 pub use self::replay::{Feeding, Replay};
 use crate::error::{Error, Result};
+use crate::recorder::names::stamp_of;
 use crate::recorder::{Content, Direction, Entry};
 
 /// A recording, to be looked at or replayed. Nothing of it is kept in memory but the line that is being read.
 ///
 /// Files are JSON Lines, one [`Entry`] each, plain or compressed with gzip, whatever their name. What crashes leave behind does no harm:
-/// lines that are blank, torn or no entry are skipped and [counted](Entries::skipped).
+/// lines that are blank, torn or no entry are skipped and [counted](Entries::skipped). So is half a line, in which a file may end that is
+/// being written.
 ///
 /// ```no_run
 /// use zen_websocket::{Direction, Recording};
@@ -136,7 +137,7 @@ impl Recording {
     ///
     /// # Errors
     ///
-    /// As [`Entries`] tells.
+    /// [`Error::Config`] if a file cannot be read to its end, with its path: there is no count of a part.
     pub fn metadata(&self) -> Result<Metadata> {
         let mut metadata = Metadata::default();
         let mut lives = Lives::default();
@@ -185,58 +186,11 @@ fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut parts = BTreeMap::new();
     for file in fs::read_dir(folder)? {
-        let part = file?.path();
-        if let Some(stamp) = stamp_of(path, &part).map(str::to_owned) {
+        let file = file?;
+        if let Some((stamp, _)) = stamp_of(path, &file.file_name()) {
             // Of two with one stamp, which a recorder leaves that is killed after compressing, either is whole.
-            parts.insert(stamp, part);
+            parts.insert(stamp, file.path());
         }
     }
     Ok(parts.into_values().collect())
-}
-
-/// When `part` was rotated away from `path`, if it was.
-fn stamp_of<'a>(path: &Path, part: &'a Path) -> Option<&'a str> {
-    let plain = Path::new(if is_gzip(part) { part.file_stem()? } else { part.file_name()? });
-    let stamped = match path.extension() {
-        Some(_) if plain.extension() != path.extension() => return None,
-        Some(_) => plain.file_stem()?,
-        None => plain.as_os_str(),
-    };
-    let stamp = stamped.to_str()?.strip_prefix(path.file_stem()?.to_str()?)?.strip_prefix('.')?;
-    let digits = stamp.bytes().filter(u8::is_ascii_digit).count();
-    let is_stamp = digits >= STAMP_DIGITS && stamp.bytes().all(|byte| byte.is_ascii_digit() || b"TZ.-_".contains(&byte));
-    is_stamp.then_some(stamp)
-}
-
-fn is_gzip(path: &Path) -> bool {
-    path.extension() == Some(OsStr::new("gz"))
-}
-
-/// A date and a time, to the second at least.
-const STAMP_DIGITS: usize = 14;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rotated_files_are_known_by_their_stamps() {
-        let stamp = |path: &str, part: &str| stamp_of(Path::new(path), Path::new(part)).map(str::to_owned);
-        let expected = Some("20261121T145135.000250Z".to_owned());
-        assert_eq!(stamp("a/feed.jsonl", "a/feed.20261121T145135.000250Z.jsonl"), expected);
-        assert_eq!(stamp("feed.jsonl", "./feed.20261121T145135.000250Z.jsonl.gz"), expected);
-        assert_eq!(stamp("feed", "feed.20261121T145135.000250Z"), expected);
-        assert_eq!(stamp("feed", "feed.20261121T145135.000250Z.gz"), expected);
-        for other in [
-            "feed.jsonl",
-            "feed.2.jsonl",
-            "feed.old.jsonl",
-            "food.20261121T145135.000250Z.jsonl",
-            "feed.20261121T145135.000250Z.txt",
-            "feed.20261121T145135.000250Z.jsonl.gz.tmp",
-            "feed.btc.20261121T145135.000250Z.jsonl",
-        ] {
-            assert_eq!(stamp("feed.jsonl", other), None, "{other}");
-        }
-    }
 }

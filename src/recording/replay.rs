@@ -67,7 +67,7 @@ impl Replay {
     }
 
     /// Feeds an inbox, from a thread of its own, with what its consumers would have got: messages and changes of state, in the order they
-    /// were recorded. The inbox ends after the last. When it holds `capacity` events the replay waits for its consumers.
+    /// were recorded. The inbox ends after the last, and before a file that cannot be read on, which [`Feeding::wait`] tells. When it holds `capacity` events the replay waits for its consumers.
     ///
     /// Each connection has an id of its own in this process, each event the generation it was recorded with. [`Received::at`] is as
     /// far from the start of the replay as the entry is from the first, whatever the speed, so that what a strategy computes from it does
@@ -160,7 +160,7 @@ impl Feeding {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the recording could not be read to its end, as [`Entries`] tells.
+    /// [`Error::Config`] if a file could not be read to its end, with its path. Nothing behind that was put into the inbox.
     ///
     /// # Panics
     ///

@@ -252,4 +252,16 @@ mod tests {
         assert_eq!(heartbeat.pong(t0, &second), None);
         assert_eq!(heartbeat.pong(t0, &first), Some(Duration::ZERO), "the oldest to be judged stays");
     }
+
+    #[test]
+    fn the_oldest_unanswered_ping_says_how_long_the_peer_is_silent() {
+        let t0 = Instant::now();
+        let mut heartbeat = Heartbeat::default();
+        assert_eq!(heartbeat.unanswered(), (0, None));
+        let first = heartbeat.ping(t0, false);
+        heartbeat.ping(t0 + SEC, false);
+        assert_eq!(heartbeat.unanswered(), (2, Some(t0)));
+        heartbeat.pong(t0 + SEC, &first);
+        assert_eq!(heartbeat.unanswered(), (1, Some(t0 + SEC)));
+    }
 }

@@ -244,3 +244,17 @@ impl fmt::Debug for Guard {
         f.debug_struct("Guard").field("filter", &self.0.filter).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_listens_to_any_more_is_not_wanted() {
+        let kind = Signal::NAMES.iter().position(|name| *name == "traffic.refused").unwrap();
+        let guard = attach(Filter::name("traffic.refused").unwrap(), |_| ());
+        let while_attached = is_wanted(kind);
+        drop(guard);
+        assert_eq!((while_attached, is_wanted(kind)), (true, false));
+    }
+}

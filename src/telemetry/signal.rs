@@ -393,3 +393,17 @@ impl Closer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_wire_that_tls_ends_is_ended_by_the_network() {
+        let cause = Error::Tls { certificate: false, source: Arc::new(io::Error::other("bad record")) };
+        assert_eq!(Closer::of(&cause), Closer::Network);
+    }
+}

@@ -17,8 +17,13 @@ use crate::recording::{Clock, Entries, Lives, Recording, Speed, to_change};
 /// message by message, so that a whole program runs against a recorded day.
 ///
 /// Of a wire it sends what came in: texts, binary messages, pings, and a Close with its code; a wire that was lost without one is hung up.
-/// Before what came in after an outgoing message it waits until the client has sent one, too, whatever it says, so that no reply outruns
-/// its request. Pongs are not played: the script answers the client's own pings.
+/// Before what came in after an outgoing message it waits until the client has sent one, too, so that a reply does not outrun its request.
+/// Pongs are not played: the script answers the client's own pings.
+///
+/// It counts the client's messages, whatever they say and however early they come. One that was not recorded counts for the next that was,
+/// a heartbeat of the dialect's for an order, and then a reply may come before its request. A heartbeat that was recorded, on the other
+/// hand, holds up what follows it until the client's own timer has sent one, even at [`Speed::Unpaced`]. Where that matters,
+/// [filter](Recording::filter) heartbeats out of the recording, and play it to a client whose dialect sends none.
 ///
 /// One client at a time: with the next that connects, the wire before is over, and what was left of it is not sent. After the last wire,
 /// connections are upgraded and get nothing. Of a recording of several connections, that of the first entry is played; a
@@ -120,7 +125,7 @@ impl Playback {
         let wire = reel.status.wires;
         self.0.tell_end(&reel);
         drop(reel);
-        Player { stage: self.0.clone(), wire, anchor: None, heard: 0, is_closing: false, pause }
+        Player { stage: self.0.clone(), wire, began: None, from: None, heard: 0, asked: 0, is_closing: false, pause }
     }
 }
 
@@ -143,10 +148,14 @@ pub(super) struct Player {
     stage: Arc<Stage>,
     /// The number of the wire that it plays; once another has begun, this one is over.
     wire: u64,
-    /// An instant, and what was due then.
-    anchor: Option<(Instant, Duration)>,
-    /// Messages of the client that answer for recorded ones to come.
+    /// When the time began to run that is waited for.
+    began: Option<Instant>,
+    /// What was due then.
+    from: Option<Duration>,
+    /// Messages of the client.
     heard: u64,
+    /// Those of the recorded client that have been passed.
+    asked: u64,
     /// The client that was recorded has sent its Close.
     is_closing: bool,
     pause: Pause,
@@ -217,28 +226,33 @@ impl Player {
             return Step::Nothing;
         }
         while let Some(cue) = reel.peek() {
+            let acts = self.acts_at(cue);
+            if acts && self.asked > self.heard {
+                self.pause = Pause::Client;
+                self.began = None;
+                return Step::Nothing;
+            }
             if cue.is_new_wire {
                 self.pause = Pause::Over;
                 // A recorder that was killed leaves no trace of how the wire ended.
                 return if self.is_closing { Step::Nothing } else { Step::HangUp };
             }
             let (position, is_request) = (cue.position, cue.is_request());
-            if let Some(due) = reel.speed.scale(position) {
-                let (began, from) = *self.anchor.get_or_insert((now, due));
-                let due = later(began, due.saturating_sub(from));
+            let due = reel.speed.scale(position).filter(|_| acts || is_request);
+            if let Some(due) = due {
+                let from = *self.from.get_or_insert(due);
+                let due = later(*self.began.get_or_insert(now), due.saturating_sub(from));
                 if due > now {
                     self.pause = Pause::Time;
                     return Step::Until(due);
                 }
             }
             if is_request && reel.waits {
-                if self.heard == 0 {
-                    self.pause = Pause::Client;
+                self.asked += 1;
+                if self.asked > self.heard {
                     // What follows is as long after the client's message as it was after the recorded one.
-                    self.anchor = None;
-                    return Step::Nothing;
+                    (self.began, self.from) = (None, due);
                 }
-                self.heard -= 1;
             }
             let entry = reel.take();
             if let Some(step) = entry.and_then(|entry| self.step(entry, &mut reel.status)) {
@@ -247,6 +261,17 @@ impl Player {
         }
         self.pause = Pause::Over;
         Step::Nothing
+    }
+
+    /// Whether the server does something at this cue.
+    fn acts_at(&self, cue: &Cue) -> bool {
+        match &cue.entry.content {
+            _ if cue.is_new_wire => !self.is_closing,
+            Content::Text(_) | Content::Binary(_) | Content::Ping(_) => is_sendable(&cue.entry) && !cue.entry.masked,
+            Content::Close { .. } => cue.entry.direction == Direction::In && !self.is_closing,
+            content @ Content::State(_) => is_loss(content),
+            Content::Pong(_) | Content::Missing(_) => false,
+        }
     }
 
     /// What an entry has the server do.
@@ -263,7 +288,7 @@ impl Player {
                 self.pause = Pause::Over;
                 Step::Close(code.map_or(Vec::new(), |code| frame::close_payload(code, &reason)))
             }
-            (Direction::In, content @ Content::State(_)) if matches!(to_change(&content), Some(Event::Lost { .. })) => {
+            (Direction::In, content @ Content::State(_)) if is_loss(&content) => {
                 self.pause = Pause::Over;
                 return Some(Step::HangUp);
             }
@@ -351,6 +376,10 @@ impl Cue {
     fn is_request(&self) -> bool {
         self.entry.direction == Direction::Out && matches!(self.entry.content, Content::Text(_) | Content::Binary(_))
     }
+}
+
+fn is_loss(content: &Content) -> bool {
+    matches!(to_change(content), Some(Event::Lost { .. }))
 }
 
 /// Whether this is a message or a ping that came in.
