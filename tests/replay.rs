@@ -15,8 +15,8 @@ use flate2::write::GzEncoder;
 use tempfile::TempDir;
 use zen_websocket::testkit::{MockServer, Playback, Script};
 use zen_websocket::{
-    Client, Config, Content, Direction, Entry, Error, Event, Inbox, JsonRpc, Message, Metadata, Received, Recorder, Recording,
-    Speed, connect,
+    Client, Config, Content, Direction, Entry, Error, Event, Generation, Inbox, JsonRpc, Message, Metadata, Received, Recorder,
+    Recording, Speed, connect,
 };
 
 use self::common::*;
@@ -722,16 +722,16 @@ fn hear_all(config: Config, count: u64) -> (u64, u64) {
         let before = heard.count;
         heard.add_event(&received);
         if heard.count > before && heard.count % (count / 10) == 0 && heard.count < count {
-            ask(&client);
+            ask(&client, received.generation);
         }
     }
     client.close().unwrap();
     heard.digest()
 }
 
-/// The wire may be gone already; then nothing was asked and nothing is recorded.
-fn ask(client: &Client) {
-    let _ = client.send("how is it?");
+/// Asks on the wire that a message came on. It may be gone already; then nothing was asked and nothing is recorded.
+fn ask(client: &Client, generation: Generation) {
+    let _ = client.send_on(generation, "how is it?");
 }
 
 /// A digest of messages.
