@@ -211,8 +211,8 @@ impl Client {
         self.shared().send_binary(self.manner, bytes, Some(generation))
     }
 
-    /// Sends a ping now, besides those of the heartbeat; its round trip appears in [`heartbeat`](Self::heartbeat) and [`latency`](Self::latency). Nothing is concluded if its
-    /// pong stays away.
+    /// Sends a ping now, besides those of the heartbeat; its round trip appears in [`heartbeat`](Self::heartbeat) and
+    /// [`latency`](Self::latency). Nothing is concluded if its pong stays away.
     ///
     /// # Errors
     ///

@@ -85,10 +85,7 @@ fn a_closed_connection_is_still_told_of() {
 
 #[test]
 fn a_client_of_a_stopped_reactor_still_tells() {
-    let server = serve(Script::new());
-    let reactor = Reactor::builder().start().unwrap();
-    let (client, inbox) = reactor.connect(config(&server)).unwrap();
-    until_open(&inbox);
+    let (_server, reactor, client, inbox) = session_on_reactor();
     client.send("x").unwrap();
     assert_eq!(text(&inbox), "x");
     reactor.stop();
@@ -681,10 +678,7 @@ fn a_reactor_counts_its_turns_and_the_time_it_was_busy() {
 
 #[test]
 fn a_parked_reactor_with_nothing_to_do_does_not_turn() {
-    let server = serve(Script::new());
-    let reactor = Reactor::builder().start().unwrap();
-    let (client, inbox) = reactor.connect(config(&server)).unwrap();
-    until_open(&inbox);
+    let (_server, reactor, client, inbox) = session_on_reactor();
     client.send("x").unwrap();
     assert_eq!(text(&inbox), "x");
     assert!(inbox.recv_timeout(ms(100)).is_err());
@@ -936,4 +930,13 @@ fn memory_grows_with_what_an_inbox_has_no_room_for() {
     peer.send_raw(Frame::text("x".repeat(10_000)).to_bytes().repeat(5));
     until(|| client.metrics().memory > before + 9_000);
     (0..5).for_each(|_| _ = text(&inbox));
+}
+
+/// An open connection to a server that echoes, on a reactor of its own.
+fn session_on_reactor() -> (MockServer, Reactor, Client, Inbox) {
+    let server = serve(Script::new());
+    let reactor = Reactor::builder().start().unwrap();
+    let (client, inbox) = reactor.connect(config(&server)).unwrap();
+    until_open(&inbox);
+    (server, reactor, client, inbox)
 }

@@ -115,10 +115,7 @@ fn attempts_that_are_used_up_are_told_though_there_was_only_one() {
 
 #[test]
 fn the_one_redial_that_was_allowed_is_told_to_be_used_up() {
-    let (server, peer, tap, _client, _inbox) = tapped(Script::new(), |config| config.redial_attempts(1), &["connection"]);
-    server.script(Script::new().status(503));
-    peer.reset();
-    let lines = told(&tap.until("connection.closed"));
+    let lines = told_of_one_redial(503);
     assert!(lines.contains(&"connection.redials_exhausted 1".to_owned()), "{lines:?}");
 }
 
@@ -1116,6 +1113,14 @@ fn closer_word(closer: Closer) -> &'static str {
     }
 }
 
+/// What is told of a connection whose wire is reset and whose only redial gets this status.
+fn told_of_one_redial(status: u16) -> Vec<String> {
+    let (server, peer, tap, _client, _inbox) = tapped(Script::new(), |config| config.redial_attempts(1), &["connection"]);
+    server.script(Script::new().status(status));
+    peer.reset();
+    told(&tap.until("connection.closed"))
+}
+
 /// A client on a server with this script, with what is told of it from the beginning.
 fn tapped(script: Script, set: impl FnOnce(Config) -> Config, names: &[&str]) -> (MockServer, Peer, Tap, Client, Inbox) {
     let server = serve(script);
@@ -1221,10 +1226,7 @@ fn echo_allocations() -> u64 {
 
 #[test]
 fn what_cannot_pass_on_a_redial_exhausts_what_was_allowed() {
-    let (server, peer, tap, _client, _inbox) = tapped(Script::new(), |config| config.redial_attempts(1), &["connection"]);
-    server.script(Script::new().status(401));
-    peer.reset();
-    let lines = told(&tap.until("connection.closed"));
+    let lines = told_of_one_redial(401);
     assert!(lines.contains(&"connection.redials_exhausted 1".to_owned()), "{lines:?}");
 }
 

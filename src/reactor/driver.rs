@@ -261,11 +261,7 @@ impl Driver {
         let mut turn = Turn { registry: self.poll.registry(), token: Token(index), scratch: &mut self.scratch, engine };
         let (read, again) = slot.handle_hot(&mut turn);
         if matches!(read, Read::Something) {
-            slot.hand_over();
-            self.note_served(index);
-            if self.slots.file(index, again) {
-                self.stopwatch.start(Instant::now());
-            }
+            self.put_back(index, again);
         }
         read
     }
@@ -393,20 +389,20 @@ impl Driver {
         let Some(slot) = &mut self.slots.entries[index].slot else { return };
         let mut turn = Turn { registry: self.poll.registry(), token: Token(index), scratch: &mut self.scratch, engine };
         let again = work(slot, &mut turn);
-        slot.hand_over();
-        self.note_served(index);
-        if self.slots.file(index, again) {
-            // Dropping what is the user's takes time that is not the next one's.
-            self.stopwatch.start(Instant::now());
-        }
+        self.put_back(index, again);
     }
 
-    /// Takes the time that a slot was served.
-    fn note_served(&mut self, index: usize) {
-        let Some(slot) = &self.slots.entries[index].slot else { return };
-        if let Some(took) = self.stopwatch.lap(slot.shared.id, &self.mailbox.work) {
+    /// Ends the service of a slot: its consumers are told, its time is taken, and it is filed.
+    fn put_back(&mut self, index: usize, again: bool) {
+        let Some(slot) = &mut self.slots.entries[index].slot else { return };
+        slot.hand_over();
+        let stall = self.stopwatch.lap(slot.shared.id, &self.mailbox.work);
+        if let Some(took) = stall {
             slot.shared.tell_stall(took);
-            // What observers and the logger take is not the next one's.
+        }
+        let has_ended = self.slots.file(index, again);
+        if stall.is_some() || has_ended {
+            // What observers, the logger and dropping what is the user's take is not the next one's.
             self.stopwatch.start(Instant::now());
         }
     }

@@ -17,7 +17,7 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use crate::config::{Config, Throttle};
 use crate::error::{Error, Result};
 use crate::event::{ConnectionId, Generation, Sent, State};
-use crate::governor::{Costs, Governor, Pressure};
+use crate::governor::{Costs, Governor, LimitStatus, Pressure};
 use crate::metrics::{HeartbeatStatus, Latencies, Metrics, Proof, RateStatus, SentMany};
 use crate::reactor::calls::Waiter;
 use crate::reactor::instruments::Instruments;
@@ -50,7 +50,7 @@ pub(crate) struct Shared {
     /// Signalled with `session` when its state has changed.
     pub(crate) changed: Condvar,
     pub(crate) out: Mutex<Out<Stream>>,
-    pub(crate) governor: Option<Arc<Governor>>,
+    governor: Option<Arc<Governor>>,
     /// What callers want of the dialogue, for the reactor.
     pub(crate) orders: Mutex<Vec<Order>>,
     /// Counts calls and subscriptions.
@@ -199,9 +199,8 @@ impl Shared {
             (Some(governor), OpCode::Control(_)) => governor.control(),
             (Some(governor), OpCode::Data(_)) => governor.costs(payload, dialect_cost),
         };
-        let queue_max = if let Throttle::Queue(max) = self.config.settings.throttle { max } else { 0 };
         let enqueued = self.config.settings.send_stamps.then(Instant::now);
-        Outgoing { opcode, payload, costs, queue_max, enqueued, ..Outgoing::text("") }
+        Outgoing { opcode, payload, costs, queue_max: self.queue_max(), enqueued, ..Outgoing::text("") }
     }
 
     /// Sends a message of a caller's, which may have to wait for the rate limit, until `deadline` at most.
@@ -421,10 +420,9 @@ impl Shared {
     }
 
     pub(crate) fn metrics(&self) -> Metrics {
-        let rate = self.rate_status();
-        let (unsent, totals, out_memory) = {
+        let (unsent, queued, totals, out_memory) = {
             let out = self.out.lock();
-            (out.unsent(), out.totals(), out.memory())
+            (out.unsent(), out.waiting(), out.totals(), out.memory())
         };
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let inbox_depth = self.depth.as_ref().map(|depth| depth.upgrade().map_or(0, |depth| depth.depth()));
@@ -446,8 +444,8 @@ impl Shared {
             calls_pending: session.calls_pending(),
             channels: session.channels(),
             unsent,
-            queued: rate.queued,
-            pressure: rate.pressure,
+            queued,
+            pressure: self.pressure(queued),
             memory: BASE_MEMORY + out_memory + tables + count(&self.counters.held) as usize,
             recorder,
         }
@@ -505,13 +503,25 @@ impl Shared {
     /// How far the rate limits are used up.
     pub(crate) fn rate_status(&self) -> RateStatus {
         let queued = self.out.lock().waiting();
-        let max = if let Throttle::Queue(max) = self.config.settings.throttle { max } else { 0 };
-        let pressure = Pressure::of(queued, max);
-        let (limits, interval) = match &self.governor {
-            Some(governor) => (governor.status(Instant::now()), governor.interval()),
-            None => (Vec::new(), Duration::ZERO),
-        };
-        RateStatus { limits, queued, pressure, suggested_delay: interval.saturating_mul(pressure.factor()) }
+        let pressure = self.pressure(queued);
+        let interval = self.governor.as_ref().map_or(Duration::ZERO, |governor| governor.interval());
+        let suggested_delay = interval.saturating_mul(pressure.factor());
+        RateStatus { limits: self.limits(), queued, pressure, suggested_delay }
+    }
+
+    /// What each limit has left.
+    pub(crate) fn limits(&self) -> Vec<LimitStatus> {
+        self.governor.as_ref().map_or_else(Vec::new, |governor| governor.status(Instant::now()))
+    }
+
+    /// How many messages may wait for the rate limit.
+    pub(crate) fn queue_max(&self) -> usize {
+        if let Throttle::Queue(max) = self.config.settings.throttle { max } else { 0 }
+    }
+
+    /// How full the queue for the rate limit is with so many messages.
+    pub(crate) fn pressure(&self, queued: usize) -> Pressure {
+        Pressure::of(queued, self.queue_max())
     }
 
     /// Makes the reactor look at this connection.

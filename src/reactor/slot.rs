@@ -33,7 +33,6 @@ use crate::telemetry::Signal;
 use crate::ticket::Ticket;
 use crate::wire::assembler::{Assembler, Item};
 use crate::wire::dial::{Dial, Opened, Progress};
-use crate::wire::frame;
 use crate::wire::out::{Lane, Outgoing};
 use crate::wire::socket;
 use crate::wire::stamp::Stamped;
@@ -348,18 +347,18 @@ impl Slot {
 
     /// A deadline may have come.
     pub(crate) fn handle_timeout(&mut self, turn: &mut Turn<'_>, now: Instant) -> bool {
-        let (expired, missed, misses) = {
+        let (expired, misses) = {
             let mut session = self.shared.session.lock();
             let before = session.heartbeat().misses();
             session.handle_timeout(now);
             let misses = session.heartbeat().misses();
-            (session.take_expired(now), misses > before, misses)
+            (session.take_expired(now), (misses > before).then_some(misses))
         };
         for (id, call) in expired {
             calls::expire(call, now);
             self.shared.tell(&Signal::Timeout { id: &id });
         }
-        if missed {
+        if let Some(misses) = misses {
             self.shared.tell(&Signal::Missed { misses });
         }
         self.obey(turn);
@@ -446,11 +445,7 @@ impl Slot {
                     Action::Ping(payload) => self.ping(turn, payload),
                     Action::Close(code, reason) => {
                         if self.shared.write(|out| out.close(Some(code), &reason)) == Some(true) {
-                            self.shared.log_control(
-                                self.generation,
-                                FrameKind::Close,
-                                &frame::close_payload(Some(code), &reason),
-                            );
+                            self.shared.log_close(self.generation, Some(code), &reason);
                         }
                     }
                     Action::Hangup(cause) => self.drop_wire(turn, cause),
@@ -1083,7 +1078,7 @@ impl Slot {
             (told, out.end())
         };
         if let Some((code, reason)) = told {
-            self.shared.log_control(self.generation, FrameKind::Close, &frame::close_payload(code, reason));
+            self.shared.log_close(self.generation, code, reason);
         }
         drop(remains.stream);
         self.shared.counters.held.store(0, Ordering::Relaxed);

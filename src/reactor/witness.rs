@@ -4,7 +4,6 @@ use std::mem;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::config::Throttle;
 use crate::error::{Error, Phase};
 use crate::event::{ConnectionId, Event, Generation, Sent};
 use crate::governor::{Costs, Pressure};
@@ -138,7 +137,7 @@ impl Shared {
         {
             return;
         }
-        for (index, limit) in self.rate_status().limits.iter().enumerate() {
+        for (index, limit) in self.limits().iter().enumerate() {
             let (name, available, capacity) = (limit.name.as_deref(), limit.available, limit.capacity);
             self.tell(&Signal::Consume { name, cost: costs.of(index), available, capacity });
         }
@@ -149,7 +148,7 @@ impl Shared {
         if !telemetry::is_observed(Signal::REFILL, self.id) {
             return;
         }
-        for limit in self.rate_status().limits {
+        for limit in self.limits() {
             let (name, available, capacity) = (limit.name.as_deref(), limit.available, limit.capacity);
             self.tell(&Signal::Refill { name, available, capacity });
         }
@@ -157,11 +156,10 @@ impl Shared {
 
     /// Tells how full the queue for the rate limit is, if that has changed. The reactor's, or signals would overtake each other.
     pub(crate) fn tell_pressure(&self, told: &mut Pressure) {
-        let Throttle::Queue(max) = self.config.settings.throttle else { return };
-        if !telemetry::is_observed(Signal::PRESSURE, self.id) {
+        if self.queue_max() == 0 || !telemetry::is_observed(Signal::PRESSURE, self.id) {
             return;
         }
-        let level = Pressure::of(self.out.lock().waiting(), max);
+        let level = self.pressure(self.out.lock().waiting());
         let previous = mem::replace(told, level);
         if level != previous {
             self.tell(&Signal::Pressure { level, previous });
@@ -220,6 +218,13 @@ impl Shared {
     pub(crate) fn log_control(&self, generation: Generation, kind: FrameKind, payload: &[u8]) {
         if self.config.settings.debug {
             log_frame(self.id, generation, "sent", kind, payload, false);
+        }
+    }
+
+    /// A Close frame was sent, or waits.
+    pub(crate) fn log_close(&self, generation: Generation, code: Option<u16>, reason: &str) {
+        if self.config.settings.debug {
+            self.log_control(generation, FrameKind::Close, &frame::close_payload(code, reason));
         }
     }
 }
